@@ -1,0 +1,21 @@
+//! The analyzer: drains the events of watched processes, rebuilds what is alive, decides what is lost, reports it.
+//!
+//! The way of a fact: [`session`] (socket, segment, rings) → [`live`] (live set, lifetimes) → [`typing`] (what a block is,
+//! by its stack, with [`symbols`]) → [`target`] (the process's memory, threads, end) → [`reach`] (classes) → [`graph`]
+//! (frames, buffers, refs) → [`report`] (leak groups) → [`render`] (text, JSON).
+//!
+//! Guarantees: it never writes to the target; it treats the segment and the target's memory as hostile; `reach` reads memory
+//! through a trait and `render` sees only the report model.
+
+pub mod address;
+pub mod cli;
+pub mod graph;
+pub mod kind;
+pub mod live;
+pub mod reach;
+pub mod render;
+pub mod report;
+pub mod session;
+pub mod symbols;
+pub mod target;
+pub mod typing;

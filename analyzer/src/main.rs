@@ -1,0 +1,3 @@
+//! `avleak`: see [`avleak::cli`].
+
+fn main() {}

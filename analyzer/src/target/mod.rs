@@ -1,0 +1,3 @@
+//! Reading the target: the only code that touches it.
+
+pub mod memory;

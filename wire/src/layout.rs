@@ -1,0 +1,207 @@
+//! The segment's layout: header, module records, stack nodes, rings. All offsets in bytes from the segment's start.
+
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+/// The first eight bytes of a segment.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"avleak\0\x01");
+/// A reader refuses another major version.
+pub const MAJOR: u16 = 1;
+/// Minor versions only add fields where zero meant "absent".
+pub const MINOR: u16 = 0;
+
+/// Bytes of a page; every part of the segment starts on one.
+pub const PAGE: u64 = 4096;
+
+/// How many module records a segment holds (a dlclose'd module keeps its record: stack nodes refer to it).
+pub const MAX_MODULES: u32 = 4096;
+/// How many stack nodes a segment holds: 4 Mi × 16 bytes, sparse.
+pub const MAX_NODES: u32 = 1 << 22;
+/// How many threads can record at once.
+pub const MAX_RINGS: u32 = 4096;
+/// Events in one ring; a power of two. 4096 × 32 bytes = 128 KiB a thread.
+pub const RING_EVENTS: u64 = 4096;
+
+/// Where the module records start.
+pub const MODULES_OFFSET: u64 = PAGE;
+/// Where the stack nodes start.
+pub const NODES_OFFSET: u64 = MODULES_OFFSET + MAX_MODULES as u64 * size_of::<ModuleRecord>() as u64;
+/// Where the rings start: everything before is mapped as a whole by the producer.
+pub const RINGS_OFFSET: u64 = NODES_OFFSET + MAX_NODES as u64 * size_of::<StackNode>() as u64;
+/// Bytes from one ring to the next: a page of header, then the events.
+pub const RING_STRIDE: u64 = PAGE + RING_EVENTS * size_of::<crate::event::EventCell>() as u64;
+/// Bytes of the whole (sparse) segment.
+pub const SEGMENT_BYTES: u64 = RINGS_OFFSET + MAX_RINGS as u64 * RING_STRIDE;
+
+/// Which clock the stamps are from: [`Header::clock`].
+pub const CLOCK_TSC: u32 = 1;
+/// The stamps are nanoseconds of CLOCK_MONOTONIC, because the TSC is not invariant here.
+pub const CLOCK_MONOTONIC: u32 = 2;
+
+/// The API functions that the second witness counts; the index is that of [`RingHeader::calls`].
+pub const API_NAMES: [&str; 10] = [
+    "av_frame_alloc",
+    "av_frame_free",
+    "av_frame_clone",
+    "av_frame_ref",
+    "av_frame_unref",
+    "av_frame_move_ref",
+    "av_buffer_ref",
+    "av_buffer_unref",
+    "av_packet_alloc",
+    "av_packet_free",
+];
+
+/// The first page of the segment. The producer writes it once before registration, except for the fields that say otherwise.
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: AtomicU64,
+    /// [`MAJOR`] in the low 16 bits, [`MINOR`] in the next 16.
+    pub version: AtomicU32,
+    /// [`CLOCK_TSC`] or [`CLOCK_MONOTONIC`].
+    pub clock: AtomicU32,
+    /// Process id as the process itself sees it (its own pid namespace).
+    pub pid: AtomicU32,
+    /// See `FLAG_*`.
+    pub flags: AtomicU32,
+    /// A stamp taken at arming, with the two clocks below read beside it.
+    pub armed_stamp: AtomicU64,
+    /// CLOCK_MONOTONIC at arming, nanoseconds.
+    pub armed_monotonic_ns: AtomicU64,
+    /// CLOCK_REALTIME at arming, nanoseconds since 1970.
+    pub armed_realtime_ns: AtomicU64,
+    /// Stamp units a second as measured by the producer; 0: the reader measures.
+    pub stamp_hz: AtomicU64,
+    /// Start of the interposer's own private memory: never a root.
+    pub private_start: AtomicU64,
+    /// Bytes of the interposer's own private memory.
+    pub private_bytes: AtomicU64,
+    /// Producer, growing: module records written (release after the record).
+    pub module_count: AtomicU32,
+    /// Producer, growing: stack nodes reserved; node 0 means "no stack".
+    pub node_count: AtomicU32,
+    /// Producer, growing: rings ever used.
+    pub ring_count: AtomicU32,
+    /// Consumer sets 1 before it waits on this word as a futex; a producer that swaps it to 0 wakes it.
+    pub consumer_sleeping: AtomicU32,
+    /// Producer: events lost because no ring was to be had, or because a hook was interrupted by a signal handler's.
+    pub dropped_without_ring: AtomicU64,
+    /// Producer: stacks that could not be stored because the node table was full.
+    pub nodes_exhausted: AtomicU64,
+    /// Producer: modules that could not be recorded.
+    pub modules_exhausted: AtomicU64,
+    /// Producer: stacks cut at the depth limit.
+    pub stacks_truncated: AtomicU64,
+    /// Producer: call slots patched for the second witness.
+    pub slots_patched: AtomicU64,
+    /// Producer: call slots that could not be patched.
+    pub slots_refused: AtomicU64,
+    /// Producer: unwinds that ended early because something could not be read or followed.
+    pub unwind_failures: AtomicU64,
+    /// Producer: malloc-family calls since arming made by the interposer's host that were seen (all rings, summed by the reader
+    /// from the rings; this one counts calls without a ring).
+    pub threads_seen: AtomicU64,
+    /// Producer: 1 when the interposer disabled itself after arming.
+    pub disabled: AtomicU32,
+    /// Producer: with `verify`, stacks unwound twice (framehop, then the `backtrace` crate).
+    pub verified_stacks: AtomicU32,
+    /// Producer: with `verify`, those that differed.
+    pub verify_differences: AtomicU32,
+    /// Zero.
+    pub reserved: AtomicU32,
+}
+
+/// [`Header::flags`]: armed from a thunk, not from posix_memalign.
+pub const FLAG_ARMED_BY_CALL: u32 = 1;
+/// [`Header::flags`]: this process is a forked child of an armed one.
+pub const FLAG_FORKED_CHILD: u32 = 2;
+/// [`Header::flags`]: MADV_WIPEONFORK was refused; forks are followed by pthread_atfork only.
+pub const FLAG_NO_WIPEONFORK: u32 = 4;
+
+/// Longest path kept in a module record, bytes; a longer one keeps its end.
+pub const MODULE_PATH_BYTES: usize = 424;
+/// Longest build id kept.
+pub const BUILD_ID_BYTES: usize = 32;
+
+/// [`ModuleRecord::flags`]: its dynamic symbols define av_frame_alloc.
+pub const MODULE_LIBAVUTIL: u32 = 1;
+/// [`ModuleRecord::flags`]: a member of FFmpeg (it is libavutil or its call slots lead to one and its name starts with
+/// libav/libsw/libpostproc).
+pub const MODULE_FFMPEG: u32 = 2;
+/// [`ModuleRecord::flags`]: libavleak.so itself.
+pub const MODULE_SELF: u32 = 4;
+/// [`ModuleRecord::flags`]: the dynamic loader.
+pub const MODULE_LOADER: u32 = 8;
+/// [`ModuleRecord::flags`]: the vDSO (no file).
+pub const MODULE_VDSO: u32 = 16;
+
+/// One loaded ELF object, as the producer met it. 512 bytes.
+#[repr(C)]
+pub struct ModuleRecord {
+    /// Load bias: runtime address minus the address in the file.
+    pub base: AtomicU64,
+    /// First byte of the lowest mapped segment.
+    pub start: AtomicU64,
+    /// One past the last byte of the highest mapped segment.
+    pub end: AtomicU64,
+    /// Stamp when the producer first met it.
+    pub loaded_stamp: AtomicU64,
+    /// Stamp when the producer found it gone; 0 while loaded.
+    pub unloaded_stamp: AtomicU64,
+    /// `MODULE_*`.
+    pub flags: AtomicU32,
+    /// Bytes of `build_id` used.
+    pub build_id_len: AtomicU32,
+    /// Bytes of `path` used.
+    pub path_len: AtomicU32,
+    /// Zero.
+    pub reserved: AtomicU32,
+    /// The GNU build id.
+    pub build_id: [AtomicU8; BUILD_ID_BYTES],
+    /// The path as the loader names it; empty for the main program (the reader takes /proc/PID/exe).
+    pub path: [AtomicU8; MODULE_PATH_BYTES],
+}
+
+/// One frame of a stack: the caller chain is followed by `parent` until 0. 16 bytes.
+#[repr(C)]
+pub struct StackNode {
+    /// Return address, absolute. Stored last (release).
+    pub pc: AtomicU64,
+    /// Node of the caller; always smaller than the node's own index.
+    pub parent: AtomicU32,
+    /// Index of the module record + 1; 0: no module known.
+    pub module: AtomicU32,
+}
+
+/// The first page of a ring.
+#[repr(C)]
+pub struct RingHeader {
+    /// Producer: events published so far (release after the event).
+    pub head: AtomicU64,
+    /// Producer: 1 from before a stamp is taken until its event is published.
+    pub busy: AtomicU32,
+    /// Producer: kernel thread id of the present owner, in its own pid namespace.
+    pub owner_tid: AtomicU32,
+    /// Producer: how many threads owned this ring so far.
+    pub owners: AtomicU32,
+    /// Zero.
+    pub reserved: AtomicU32,
+    /// Producer: events lost because the ring stayed full.
+    pub dropped: AtomicU64,
+    /// Producer: nanoseconds spent waiting for a full ring.
+    pub waited_ns: AtomicU64,
+    /// Producer: calls seen by the second witness, by [`API_NAMES`].
+    pub calls: [AtomicU64; 16],
+    /// Keeps the consumer's word on a cache line of its own.
+    pub padding: [AtomicU64; 11],
+    /// Consumer: events consumed so far (release after they were copied).
+    pub tail: AtomicU64,
+}
+
+const _: () = assert!(size_of::<ModuleRecord>() == 512, "the reader indexes records by 512");
+const _: () = assert!(size_of::<StackNode>() == 16, "the reader indexes nodes by 16");
+const _: () = assert!(size_of::<Header>() <= PAGE as usize);
+const _: () = assert!(size_of::<RingHeader>() <= PAGE as usize);
+const _: () = assert!(core::mem::offset_of!(RingHeader, tail) % 64 == 0, "producer and consumer words share no line");
+const _: () = assert!(NODES_OFFSET % PAGE == 0 && RINGS_OFFSET % PAGE == 0 && RING_STRIDE % PAGE == 0);
+const _: () = assert!(RING_EVENTS.is_power_of_two());
