@@ -1,1 +1,49 @@
-//! placeholder
+//! libavleak.so: preloaded into a process, it streams what FFmpeg allocates and frees to the analyzer.
+//!
+//! Map, from the symbols inwards:
+//! * [`stubs`]: the exported symbols, one table; [`hooks`]: what each does around the real function.
+//! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
+//! * [`recorder`]: from a call to an event; [`thread`]: a thread's state and ring; [`intern`]: stacks to ids.
+//! * [`unwind`]: the stack of a call; [`modules`]: which ELF object an address lies in; [`elf`]: reading mapped ELF objects.
+//! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
+//! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
+//!
+//! Guarantees to the host: no abort, no lock while calling out, no unbounded wait, errno untouched, at most one line a cause on
+//! stderr. Architecture Invariant: the interposer never symbolizes, never types a block, never decides what is lost.
+
+#![allow(unsafe_code, reason = "an interposer is made of raw calls; every block says why it is sound")]
+
+mod arena;
+mod arm;
+mod control;
+mod elf;
+mod hooks;
+mod intern;
+mod loader;
+mod modules;
+mod real;
+mod recorder;
+mod register;
+mod say;
+mod segment;
+mod settings;
+mod slots;
+mod spawn;
+mod stubs;
+mod sys;
+mod thread;
+mod unwind;
+
+/// Runs when ld.so initialises the library: before main, after the libraries that the program is linked to.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static INIT: extern "C" fn() = init;
+
+extern "C" fn init() {
+    sys::keep_errno(|| {
+        real::resolve_all();
+        settings::remember_environment();
+        control::prepare();
+        slots::scan_at_start();
+    });
+}

@@ -98,8 +98,7 @@ pub struct Header {
     pub slots_refused: AtomicU64,
     /// Producer: unwinds that ended early because something could not be read or followed.
     pub unwind_failures: AtomicU64,
-    /// Producer: malloc-family calls since arming made by the interposer's host that were seen (all rings, summed by the reader
-    /// from the rings; this one counts calls without a ring).
+    /// Producer: threads that recorded something.
     pub threads_seen: AtomicU64,
     /// Producer: 1 when the interposer disabled itself after arming.
     pub disabled: AtomicU32,
@@ -107,8 +106,8 @@ pub struct Header {
     pub verified_stacks: AtomicU32,
     /// Producer: with `verify`, those that differed.
     pub verify_differences: AtomicU32,
-    /// Zero.
-    pub reserved: AtomicU32,
+    /// How many rings the producer could map: at most [`MAX_RINGS`].
+    pub ring_slots: AtomicU32,
 }
 
 /// [`Header::flags`]: armed from a thunk, not from posix_memalign.

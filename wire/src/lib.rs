@@ -3,6 +3,7 @@
 //! * [`layout`]: where everything lies in the segment, with compile-time checks.
 //! * [`event`]: the 32-byte event and its decoder.
 //! * [`ring`]: the single-producer, single-consumer ring of events that each thread owns.
+//! * [`options`]: the keys of AVLEAK_OPTIONS.
 //! * [`registration`]: the messages on the unix socket by which a segment is handed over.
 //!
 //! Guarantees: fixed-width little-endian fields; no `usize`, `bool`, pointer or Rust enum in shared memory; a reader copies
@@ -15,5 +16,6 @@
 
 pub mod event;
 pub mod layout;
+pub mod options;
 pub mod registration;
 pub mod ring;

@@ -1,0 +1,114 @@
+//! From dormant to armed: at the first block that libavutil asks for, or at the first call through a patched slot.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use avleak_wire::layout::{FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD};
+
+use crate::say::{self, Cause};
+use crate::unwind::Registers;
+use crate::{control, intern, modules, register, segment, settings, slots, spawn, sys, thread};
+
+/// An aligned block was asked for while dormant: by libavutil?
+#[cold]
+pub fn consider(caller: Registers) {
+    sys::keep_errno(|| {
+        if modules::is_libavutil(caller.pc.wrapping_sub(1)) {
+            arm(0);
+        }
+    });
+}
+
+/// A patched slot was called while dormant.
+#[cold]
+pub fn by_call() {
+    sys::keep_errno(|| arm(FLAG_ARMED_BY_CALL));
+}
+
+/// Inherited by a forked child, to which it says that it is one.
+static ARMED_BEFORE: AtomicBool = AtomicBool::new(false);
+
+fn arm(flags: u32) {
+    let Some(generation) = control::begin_arming() else { return };
+    let flags = flags | if ARMED_BEFORE.swap(true, Ordering::Relaxed) { FLAG_FORKED_CHILD } else { 0 };
+    settings::read_options();
+    thread::forget_all();
+    modules::start_over();
+    let fd = match segment::create(flags, sys::choose_clock()) {
+        Ok(fd) => fd,
+        Err((call, errno)) => {
+            say::line(
+                Cause::Segment,
+                format_args!("cannot make the event segment: {call}: {}; this process is not watched (raise its memory or descriptor limit)", sys::errno_name(errno)),
+            );
+            control::disable();
+            return;
+        }
+    };
+    let registered = intern::reset() && hand_over(fd);
+    // SAFETY: our own descriptor; the analyzer has its own copy, and the mapping needs none.
+    unsafe { libc::close(fd) };
+    if !registered {
+        control::disable();
+        return;
+    }
+    control::finish_arming(generation);
+    control::clear_load();
+    slots::scan_loaded();
+}
+
+/// Gives the segment to the analyzer that the environment names, or to one of our own. Says why not, once.
+fn hand_over(fd: i32) -> bool {
+    let socket = settings::SOCKET.get();
+    if socket.is_empty() {
+        return spawn::analyzer().is_some_and(|connection| {
+            let answered = register::over(connection, fd);
+            // SAFETY: our own descriptor.
+            unsafe { libc::close(connection) };
+            report(answered, "the analyzer it started")
+        });
+    }
+    let path = core::str::from_utf8(socket).unwrap_or("AVLEAK_SOCKET");
+    match register::connect(socket) {
+        Ok(connection) => {
+            let answered = register::over(connection, fd);
+            // SAFETY: our own descriptor.
+            unsafe { libc::close(connection) };
+            report(answered, path)
+        }
+        Err(failure) => report(Err(failure), path),
+    }
+}
+
+fn report(answered: Result<(), register::Refusal>, whom: &str) -> bool {
+    match answered {
+        Ok(()) => true,
+        Err(register::Refusal::System(call, errno)) => {
+            say::line(
+                Cause::Registration,
+                format_args!("cannot reach the analyzer at {whom}: {call}: {}; this process is not watched", sys::errno_name(errno)),
+            );
+            false
+        }
+        Err(register::Refusal::Version) => {
+            say::line(
+                Cause::Registration,
+                format_args!("the analyzer at {whom} speaks another version of the segment; use libavleak.so and avleak from one build; this process is not watched"),
+            );
+            false
+        }
+        // It does not want us: nothing to complain about.
+        Err(register::Refusal::Unwanted) => false,
+    }
+}
+
+/// Something was loaded or unloaded: look for call slots to patch. Not from the loader's own allocations, in the middle of its work.
+#[cold]
+pub fn look_at_loaded(caller: Registers) {
+    let Some(_guard) = thread::enter(caller.sp) else { return };
+    sys::keep_errno(|| {
+        if !modules::is_loader(caller.pc.wrapping_sub(1)) {
+            control::clear_load();
+            slots::scan_loaded();
+        }
+    });
+}

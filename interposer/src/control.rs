@@ -1,0 +1,103 @@
+//! The word that every hook reads first: dormant or armed, in a page that a fork wipes.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// A page of its own, zeroed by the kernel in every forked child (MADV_WIPEONFORK), however the fork was made. A vfork or
+/// posix_spawn child shares the parent's memory and sees the parent's values, as it should.
+#[repr(C, align(4096))]
+struct Page {
+    /// The present arming's generation; 0 while dormant.
+    armed: AtomicU32,
+    /// `STAGE_*`.
+    stage: AtomicU32,
+    /// Set by dlopen: loaded modules have to be looked at again.
+    loaded_something: AtomicU32,
+    rest: [u32; 1021],
+}
+
+static PAGE: Page =
+    Page { armed: AtomicU32::new(0), stage: AtomicU32::new(0), loaded_something: AtomicU32::new(0), rest: [0; 1021] };
+
+const STAGE_DORMANT: u32 = 0;
+const STAGE_ARMING: u32 = 1;
+const STAGE_ARMED: u32 = 2;
+const STAGE_DISABLED: u32 = 3;
+
+/// Never reused, not even across forks: a thread's state belongs to one generation.
+static NEXT_GENERATION: AtomicU32 = AtomicU32::new(1);
+/// Survives a fork: where the parent could not register, its children do not try again.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+static NO_WIPE: AtomicBool = AtomicBool::new(false);
+
+/// The generation of the present arming; 0 while dormant. The one load of a dormant hook.
+#[inline(always)]
+pub fn armed() -> u32 {
+    // Acquire pairs with the release in `finish_arming`: who sees a generation sees its segment.
+    PAGE.armed.load(Ordering::Acquire)
+}
+
+/// Makes the page wiped on fork.
+pub fn prepare() {
+    let page = &raw const PAGE;
+    // SAFETY: the range is exactly PAGE, which is page-aligned, page-sized and in .bss (private anonymous memory).
+    let refused = unsafe { libc::madvise(page.cast_mut().cast(), size_of::<Page>(), libc::MADV_WIPEONFORK) } != 0;
+    if refused {
+        NO_WIPE.store(true, Ordering::Relaxed);
+        // SAFETY: the handler only stores to atomics, which is allowed in a forked child.
+        unsafe { libc::pthread_atfork(None, None, Some(forget_in_child)) };
+    }
+}
+
+unsafe extern "C" fn forget_in_child() {
+    PAGE.armed.store(0, Ordering::Relaxed);
+    PAGE.stage.store(STAGE_DORMANT, Ordering::Relaxed);
+}
+
+/// MADV_WIPEONFORK was refused.
+pub fn follows_forks_by_atfork() -> bool {
+    NO_WIPE.load(Ordering::Relaxed)
+}
+
+/// Takes the right to arm; `None` where another thread does or did.
+pub fn begin_arming() -> Option<u32> {
+    if GIVEN_UP.load(Ordering::Relaxed) {
+        return None;
+    }
+    PAGE.stage.compare_exchange(STAGE_DORMANT, STAGE_ARMING, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    Some(NEXT_GENERATION.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Opens the hooks.
+pub fn finish_arming(generation: u32) {
+    PAGE.stage.store(STAGE_ARMED, Ordering::Relaxed);
+    PAGE.armed.store(generation, Ordering::Release);
+}
+
+/// Arming failed, or the interposer cannot go on: dormant for good, here and in children forked from here.
+pub fn disable() {
+    PAGE.armed.store(0, Ordering::Release);
+    PAGE.stage.store(STAGE_DISABLED, Ordering::Relaxed);
+    GIVEN_UP.store(true, Ordering::Relaxed);
+}
+
+/// Dormant with a chance to arm.
+#[inline(always)]
+pub fn can_arm() -> bool {
+    PAGE.stage.load(Ordering::Relaxed) == STAGE_DORMANT
+}
+
+/// dlopen was called.
+pub fn note_load() {
+    PAGE.loaded_something.store(1, Ordering::Relaxed);
+}
+
+/// Something may have been loaded that nobody looked at yet.
+#[inline(always)]
+pub fn load_pending() -> bool {
+    PAGE.loaded_something.load(Ordering::Relaxed) != 0
+}
+
+/// The modules are being looked at now.
+pub fn clear_load() {
+    PAGE.loaded_something.store(0, Ordering::Relaxed);
+}

@@ -1,0 +1,470 @@
+//! Which ELF object an address lies in, and its unwind tables.
+//!
+//! A module is met when an address of it stands on a stack: it is in use then, so that it can be read. Its tables are copied:
+//! a thread that unwinds never reads a table that a dlclose elsewhere has unmapped. Nothing here takes the loader's lock:
+//! `_dl_find_object` (glibc ≥ 2.35) is lock-free; older glibc is asked by dl_iterate_phdr.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use avleak_wire::layout as wire;
+use framehop::Unwinder as _;
+use framehop::x86_64::UnwinderX86_64;
+
+use crate::elf::{Dynamic, Layout};
+use crate::{arena, segment, slots, sys};
+
+/// The unwinder of one module.
+pub type Tables = UnwinderX86_64<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
+
+/// A module that was met.
+pub struct Module {
+    /// Index of its record in the segment.
+    pub index: u32,
+    /// Addresses.
+    pub layout: Layout,
+    /// `MODULE_*`.
+    pub flags: u32,
+    /// Its unwinder; without tables framehop falls back to frame pointers.
+    pub tables: Tables,
+    /// The loader's own record, to tell the same file at the same place from another one.
+    link: u64,
+    /// The loader generation in which it was last seen loaded.
+    verified: AtomicU32,
+    gone: AtomicBool,
+}
+
+/// Sorted by start; replaced as a whole.
+struct Snapshot(Vec<(u64, u64, &'static Module)>);
+
+static SNAPSHOT: AtomicPtr<Snapshot> = AtomicPtr::new(core::ptr::null_mut());
+/// Every module ever met, by index.
+static ALL: [AtomicPtr<Module>; wire::MAX_MODULES as usize] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; wire::MAX_MODULES as usize];
+static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Counts dlcloses; a module met before the last one is looked at again.
+static LOADER_GENERATION: AtomicU32 = AtomicU32::new(1);
+static ADDING: AtomicBool = AtomicBool::new(false);
+/// Changes whenever what [`find`] answers may change: caches of its answers are dropped then.
+static TABLE_GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// glibc's `struct dl_find_object` (dlfcn.h, 2.35).
+#[repr(C)]
+#[derive(Default)]
+struct DlFindObject {
+    flags: u64,
+    map_start: u64,
+    map_end: u64,
+    link_map: u64,
+    eh_frame: u64,
+    reserved: [u64; 7],
+}
+
+type FindObject = unsafe extern "C" fn(*mut c_void, *mut DlFindObject) -> c_int;
+static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Looks for `_dl_find_object`; called before main.
+pub fn prepare() {
+    // SAFETY: a NUL-terminated name.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
+    FIND_OBJECT.store(found, Ordering::Relaxed);
+}
+
+/// glibc's `struct link_map`, its public part (link.h).
+#[repr(C)]
+struct LinkMap {
+    base: u64,
+    name: *const core::ffi::c_char,
+    dynamic: u64,
+}
+
+struct Located {
+    layout: Layout,
+    link: u64,
+    name: &'static CStr,
+}
+
+/// Asks the loader which object holds `address`.
+fn locate(address: u64) -> Option<Located> {
+    let find = FIND_OBJECT.load(Ordering::Relaxed);
+    if find.is_null() {
+        return locate_by_iteration(address);
+    }
+    let mut found = DlFindObject::default();
+    // SAFETY: `_dl_find_object` of this C library with its documented signature; lock-free and async-signal-safe.
+    let failed =
+        unsafe { core::mem::transmute::<*mut c_void, FindObject>(find)(address as *mut c_void, &raw mut found) };
+    if failed != 0 || found.link_map == 0 {
+        return None;
+    }
+    // SAFETY: the loader's record of an object that holds an address in use.
+    let link = unsafe { &*(found.link_map as *const LinkMap) };
+    // SAFETY: as above; the mapping starts with the ELF header.
+    let layout = unsafe { Layout::at(link.base, found.map_start) }?;
+    let name = if link.name.is_null() {
+        c""
+    } else {
+        // SAFETY: the loader's string, which lives as long as the object is loaded.
+        unsafe { CStr::from_ptr(link.name) }
+    };
+    Some(Located { layout, link: found.link_map, name })
+}
+
+/// The same for glibc before 2.35; dl_iterate_phdr's lock is only ever held for a moment.
+fn locate_by_iteration(address: u64) -> Option<Located> {
+    struct Search {
+        address: u64,
+        found: Option<Located>,
+    }
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
+        // SAFETY: dl_iterate_phdr passes a valid record and the pointer given below.
+        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
+        // SAFETY: the record's own program headers.
+        let headers = unsafe { core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
+        let layout = Layout::of(info.dlpi_addr, headers);
+        if !(layout.start..layout.end).contains(&search.address) {
+            return 0;
+        }
+        // SAFETY: the loader's string.
+        let name = if info.dlpi_name.is_null() { c"" } else { unsafe { CStr::from_ptr(info.dlpi_name) } };
+        search.found = Some(Located { layout, link: layout.dynamic, name });
+        1
+    }
+    let mut search = Search { address, found: None };
+    // SAFETY: the callback has the required signature and outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+    search.found
+}
+
+/// A dlclose has ended: every module met so far is looked at again when it is next asked for.
+pub fn note_unload() {
+    LOADER_GENERATION.fetch_add(1, Ordering::AcqRel);
+    TABLE_GENERATION.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Changes whenever an answer of [`find`] may.
+#[inline(always)]
+pub fn table_generation() -> u64 {
+    TABLE_GENERATION.load(Ordering::Acquire)
+}
+
+fn lookup(address: u64) -> Option<&'static Module> {
+    let snapshot = SNAPSHOT.load(Ordering::Acquire);
+    if snapshot.is_null() {
+        return None;
+    }
+    // SAFETY: snapshots are never freed (the arena gives nothing back).
+    let list = unsafe { &(*snapshot).0 };
+    let after = list.partition_point(|entry| entry.0 <= address);
+    let &(_, end, module) = list.get(after.checked_sub(1)?)?;
+    (address < end).then_some(module)
+}
+
+/// The module that holds `address`, met for the first time if need be. Call only inside the guard.
+pub fn find(address: u64) -> Option<&'static Module> {
+    let generation = LOADER_GENERATION.load(Ordering::Acquire);
+    match lookup(address) {
+        Some(module) if module.verified.load(Ordering::Relaxed) == generation => Some(module),
+        Some(module) => verify_again(module, address, generation),
+        None => meet(address, generation),
+    }
+}
+
+#[cold]
+fn verify_again(module: &'static Module, address: u64, generation: u32) -> Option<&'static Module> {
+    match locate(address) {
+        // The loader reuses link maps' addresses, so that the build id has to agree too.
+        Some(now) if now.link == module.link && now.layout.start == module.layout.start && same_file(module, &now) => {
+            module.verified.store(generation, Ordering::Relaxed);
+            Some(module)
+        }
+        _ => meet(address, generation),
+    }
+}
+
+fn same_file(module: &Module, now: &Located) -> bool {
+    let Some(header) = segment::get() else { return false };
+    // SAFETY: the module is loaded now: `locate` found it under an address in use.
+    let id = unsafe { now.layout.build_id() };
+    header.module_is(module.index, id.unwrap_or_default(), now.name.to_bytes())
+}
+
+/// Takes the lock of this table; the holder never calls out, so that the wait is short. False: given up.
+fn lock() -> bool {
+    for round in 0..10_000 {
+        if ADDING.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return true;
+        }
+        if round > 100 {
+            sys::yield_now();
+        } else {
+            core::hint::spin_loop();
+        }
+    }
+    false
+}
+
+#[cold]
+fn meet(address: u64, generation: u32) -> Option<&'static Module> {
+    let located = locate(address)?;
+    if !lock() {
+        return None;
+    }
+    let module = match lookup(address) {
+        Some(module) if module.verified.load(Ordering::Relaxed) == generation => Some(module),
+        _ => add(&located, generation),
+    };
+    ADDING.store(false, Ordering::Release);
+    if let Some(module) = module
+        && module.flags & (wire::MODULE_SELF | wire::MODULE_LOADER) == 0
+    {
+        slots::look_at(&module.layout);
+    }
+    module
+}
+
+/// Under the lock.
+fn add(located: &Located, generation: u32) -> Option<&'static Module> {
+    let segment = segment::get()?;
+    let index = COUNT.load(Ordering::Relaxed);
+    // SAFETY: `locate` found the module under an address in use.
+    let id = unsafe { located.layout.build_id() }.unwrap_or_default();
+    let name = located.name.to_bytes();
+    // The same file at the same place as before a dlclose: the old record serves, stacks stay the same.
+    for known in 0..index {
+        // SAFETY: modules are never freed.
+        let Some(module) = (unsafe { ALL[known as usize].load(Ordering::Acquire).as_ref() }) else { continue };
+        if module.layout.start == located.layout.start
+            && module.layout.end == located.layout.end
+            && segment.module_is(module.index, id, name)
+            && module.link == located.link
+        {
+            module.verified.store(generation, Ordering::Relaxed);
+            module.gone.store(false, Ordering::Relaxed);
+            segment.module_loaded_again(module.index);
+            replace_snapshot(module)?;
+            return Some(module);
+        }
+    }
+    if index >= wire::MAX_MODULES {
+        segment.header().modules_exhausted.fetch_add(1, Ordering::Relaxed);
+        return None;
+    }
+    let flags = flags_of(located);
+    let tables = tables_of(located);
+    if arena::room() < 1 << 20 {
+        segment.header().modules_exhausted.fetch_add(1, Ordering::Relaxed);
+        return None;
+    }
+    let module: &'static Module = Box::leak(Box::new(Module {
+        index,
+        layout: located.layout,
+        flags,
+        tables,
+        link: located.link,
+        verified: AtomicU32::new(generation),
+        gone: AtomicBool::new(false),
+    }));
+    ALL[index as usize].store(core::ptr::from_ref(module).cast_mut(), Ordering::Release);
+    COUNT.store(index + 1, Ordering::Release);
+    segment.write_module(index, &located.layout, flags, id, name);
+    replace_snapshot(module)?;
+    Some(module)
+}
+
+/// Puts `module` into the sorted table, in place of whatever lay at its addresses. Under the lock.
+fn replace_snapshot(module: &'static Module) -> Option<()> {
+    let old = SNAPSHOT.load(Ordering::Acquire);
+    // SAFETY: never freed.
+    let old: &[(u64, u64, &'static Module)] = if old.is_null() { &[] } else { unsafe { &(*old).0 } };
+    if arena::room() < (old.len() as u64 + 2) * 24 + 4096 {
+        return None;
+    }
+    let mut list = Vec::with_capacity(old.len() + 1);
+    for &entry in old {
+        if entry.0 < module.layout.end && module.layout.start < entry.1 {
+            if !core::ptr::eq(entry.2, module) {
+                entry.2.gone.store(true, Ordering::Relaxed);
+                if let Some(segment) = segment::get() {
+                    segment.module_unloaded(entry.2.index);
+                }
+            }
+        } else {
+            list.push(entry);
+        }
+    }
+    let at = list.partition_point(|entry| entry.0 < module.layout.start);
+    list.insert(at, (module.layout.start, module.layout.end, module));
+    SNAPSHOT.store(Box::into_raw(Box::new(Snapshot(list))), Ordering::Release);
+    TABLE_GENERATION.fetch_add(1, Ordering::AcqRel);
+    Some(())
+}
+
+fn file_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
+}
+
+fn flags_of(located: &Located) -> u32 {
+    let mut flags = 0;
+    let name = file_name(located.name.to_bytes());
+    // SAFETY: the module is in use.
+    if unsafe { Dynamic::of(&located.layout) }.is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc")) {
+        flags |= wire::MODULE_LIBAVUTIL | wire::MODULE_FFMPEG;
+    }
+    const FFMPEG: [&[u8]; 9] = [
+        b"libavutil", b"libavcodec", b"libavformat", b"libavfilter", b"libavdevice", b"libswscale", b"libswresample",
+        b"libpostproc", b"libavresample",
+    ];
+    if FFMPEG.iter().any(|prefix| name.starts_with(prefix)) {
+        flags |= wire::MODULE_FFMPEG;
+    }
+    if (located.layout.start..located.layout.end).contains(&(find as *const () as u64)) {
+        flags |= wire::MODULE_SELF;
+    }
+    if name.starts_with(b"ld-linux") || name.starts_with(b"ld64") {
+        flags |= wire::MODULE_LOADER;
+    }
+    if name.starts_with(b"linux-vdso") {
+        flags |= wire::MODULE_VDSO;
+    }
+    flags
+}
+
+/// Copies .eh_frame_hdr and .eh_frame into our own memory and makes an unwinder of them.
+fn tables_of(located: &Located) -> Tables {
+    let mut tables = Tables::new();
+    if let Some(sections) = copy_tables(&located.layout) {
+        let layout = &located.layout;
+        tables.add_module(framehop::Module::new(
+            String::new(),
+            layout.start..layout.end,
+            layout.base,
+            framehop::ExplicitModuleSectionInfo {
+                base_svma: 0,
+                eh_frame_hdr_svma: Some(sections.hdr_svma..sections.hdr_svma + sections.hdr.len() as u64),
+                eh_frame_hdr: Some(sections.hdr),
+                eh_frame_svma: Some(sections.frames_svma..sections.frames_svma + sections.frames.len() as u64),
+                eh_frame: Some(sections.frames),
+                ..Default::default()
+            },
+        ));
+    }
+    tables
+}
+
+struct Sections {
+    hdr_svma: u64,
+    hdr: &'static [u8],
+    frames_svma: u64,
+    frames: &'static [u8],
+}
+
+/// More than any real library has; a larger table would only eat the host's memory.
+const LARGEST_TABLE: u64 = 24 << 20;
+
+fn copy_tables(layout: &Layout) -> Option<Sections> {
+    let (hdr_at, hdr_len) = layout.eh_frame_hdr;
+    if hdr_at == 0 || !(8..LARGEST_TABLE).contains(&hdr_len) {
+        return None;
+    }
+    let hdr = copy(hdr_at, hdr_len)?;
+    // LSB Core, .eh_frame_hdr: version 1, encoding of the pointer to .eh_frame; every linker writes pcrel | sdata4.
+    if hdr[0] != 1 || hdr[1] != 0x1b {
+        return None;
+    }
+    let delta = i32::from_le_bytes(hdr[4..8].try_into().ok()?);
+    let frames_at = (hdr_at + 4).wrapping_add_signed(i64::from(delta));
+    let limit = layout.end.saturating_sub(frames_at).min(LARGEST_TABLE);
+    if !(layout.start..layout.end).contains(&frames_at) {
+        return None;
+    }
+    let len = length_of_frames(frames_at, limit);
+    Some(Sections {
+        hdr_svma: hdr_at.wrapping_sub(layout.base),
+        hdr,
+        frames_svma: frames_at.wrapping_sub(layout.base),
+        frames: copy(frames_at, len)?,
+    })
+}
+
+/// Walks the records' length words up to the terminator.
+fn length_of_frames(start: u64, limit: u64) -> u64 {
+    let mut at = 0;
+    while at + 4 <= limit {
+        // SAFETY: inside the mapped segment of a module in use (`limit` ends with the module).
+        let length = unsafe { ((start + at) as *const u32).read_unaligned() };
+        if length == 0 {
+            return at + 4;
+        }
+        let step = if length == u32::MAX {
+            // SAFETY: as above; a 64-bit record has its length in the next eight bytes.
+            12u64.saturating_add(unsafe { ((start + at + 4) as *const u64).read_unaligned() })
+        } else {
+            4 + u64::from(length)
+        };
+        if step > limit - at {
+            break;
+        }
+        at += step;
+    }
+    at
+}
+
+fn copy(from: u64, len: u64) -> Option<&'static [u8]> {
+    if arena::room() < len + (2 << 20) {
+        return None;
+    }
+    let to = arena::take(len as usize, 16);
+    if to.is_null() {
+        return None;
+    }
+    // SAFETY: just handed out, `len` bytes, for good.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(to, len as usize) };
+    if sys::read_self(from, bytes) != bytes.len() {
+        // Refused (seccomp) or not there. The module is in use, so that reading it directly is as safe as running it.
+        // SAFETY: mapped by the loader for a module in use.
+        unsafe { core::ptr::copy_nonoverlapping(from as *const u8, to, bytes.len()) };
+    }
+    Some(bytes)
+}
+
+/// `address` lies in an object that defines av_frame_alloc. Works while dormant, without a segment.
+pub fn is_libavutil(address: u64) -> bool {
+    // Objects that were asked about and are none: (start, end). Forgotten when something is loaded or unloaded.
+    static OTHERS: [(AtomicU64, AtomicU64); 8] = [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 8];
+    static SINCE: AtomicU64 = AtomicU64::new(0);
+    let generation = u64::from(LOADER_GENERATION.load(Ordering::Relaxed)) << 1 | u64::from(crate::control::load_pending());
+    if SINCE.swap(generation, Ordering::Relaxed) != generation {
+        for other in &OTHERS {
+            other.1.store(0, Ordering::Relaxed);
+        }
+    }
+    for other in &OTHERS {
+        if (other.0.load(Ordering::Relaxed)..other.1.load(Ordering::Relaxed)).contains(&address) {
+            return false;
+        }
+    }
+    let Some(located) = locate(address) else { return false };
+    // SAFETY: the object holds an address in use.
+    let is = unsafe { Dynamic::of(&located.layout) }.is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc"));
+    if !is {
+        let entry = &OTHERS[(located.layout.start >> 12) as usize % OTHERS.len()];
+        entry.1.store(0, Ordering::Relaxed);
+        entry.0.store(located.layout.start, Ordering::Relaxed);
+        entry.1.store(located.layout.end, Ordering::Relaxed);
+    }
+    is
+}
+
+/// `address` lies in the dynamic loader.
+pub fn is_loader(address: u64) -> bool {
+    locate(address).is_some_and(|located| {
+        let name = file_name(located.name.to_bytes());
+        name.starts_with(b"ld-linux") || name.starts_with(b"ld64")
+    })
+}
+
+/// Before the first arming of this process, also of a forked child: whoever held the lock may not exist here.
+pub fn start_over() {
+    ADDING.store(false, Ordering::Release);
+}

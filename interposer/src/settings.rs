@@ -1,0 +1,222 @@
+//! What the environment says, copied before main: later the host may change it under our eyes.
+
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use avleak_wire::options::{self, Problem, Values};
+
+use crate::say::{self, Cause};
+
+const BYTES: usize = 4096;
+
+/// A NUL-terminated copy; empty where there was nothing, or too much.
+pub struct Text {
+    bytes: UnsafeCell<[u8; BYTES]>,
+    len: AtomicUsize,
+}
+
+// SAFETY: written once before main, by the one thread there is; only read afterwards.
+unsafe impl Sync for Text {}
+
+impl Text {
+    const fn new() -> Self {
+        Self { bytes: UnsafeCell::new([0; BYTES]), len: AtomicUsize::new(0) }
+    }
+
+    /// Copies; a text that does not fit is dropped.
+    pub fn set(&self, text: &[u8]) {
+        if text.len() < BYTES {
+            // SAFETY: before main, one thread.
+            unsafe { (&mut *self.bytes.get())[..text.len()].copy_from_slice(text) };
+            self.len.store(text.len(), Ordering::Release);
+        }
+    }
+
+    /// The bytes; empty where unset.
+    pub fn get(&self) -> &[u8] {
+        // SAFETY: not written any more.
+        unsafe { &(&*self.bytes.get())[..self.len.load(Ordering::Acquire)] }
+    }
+
+    /// With its NUL.
+    pub fn c_str(&self) -> &CStr {
+        // SAFETY: as above; the buffer is longer than the text and zero behind it.
+        CStr::from_bytes_until_nul(unsafe { &*self.bytes.get() }).unwrap_or_default()
+    }
+}
+
+/// AVLEAK_SOCKET: where to register.
+pub static SOCKET: Text = Text::new();
+/// AVLEAK_OPTIONS.
+pub static OPTIONS: Text = Text::new();
+/// The analyzer to start where no socket is set: AVLEAK_ANALYZER, or beside this library.
+pub static ANALYZER: Text = Text::new();
+/// What the analyzer needs of the environment, each a text `NAME=value`.
+pub static PASSED_ON: [(&CStr, Text); 9] = [
+    (c"PATH", Text::new()),
+    (c"HOME", Text::new()),
+    (c"TERM", Text::new()),
+    (c"LANG", Text::new()),
+    (c"LC_ALL", Text::new()),
+    (c"TMPDIR", Text::new()),
+    (c"XDG_RUNTIME_DIR", Text::new()),
+    (c"NO_COLOR", Text::new()),
+    (c"AVLEAK_OPTIONS", Text::new()),
+];
+
+static MAIN_STACK_END: AtomicU64 = AtomicU64::new(0);
+static PATIENCE_NS: AtomicU64 = AtomicU64::new(50_000_000);
+static VERIFY: AtomicBool = AtomicBool::new(false);
+
+fn environment(name: &CStr) -> Option<&'static [u8]> {
+    // SAFETY: before main; the string is copied at once.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: as above.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
+}
+
+/// Copies what is needed. Before main.
+pub fn remember_environment() {
+    if let Some(value) = environment(c"AVLEAK_SOCKET") {
+        SOCKET.set(value);
+    }
+    if let Some(value) = environment(c"AVLEAK_OPTIONS") {
+        OPTIONS.set(value);
+    }
+    for (name, text) in &PASSED_ON {
+        if let Some(value) = environment(name) {
+            let mut line = [0; BYTES];
+            let (name, len) = (name.to_bytes(), name.to_bytes().len() + 1 + value.len());
+            if len < BYTES {
+                line[..name.len()].copy_from_slice(name);
+                line[name.len()] = b'=';
+                line[name.len() + 1..len].copy_from_slice(value);
+                text.set(&line[..len]);
+            }
+        }
+    }
+    match environment(c"AVLEAK_ANALYZER") {
+        Some(value) => ANALYZER.set(value),
+        None => remember_neighbour(),
+    }
+    // SAFETY: glibc's own variable: the stack pointer at the program's entry. Absent elsewhere.
+    unsafe {
+        let at = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()).cast::<u64>();
+        if !at.is_null() {
+            MAIN_STACK_END.store(*at + 8, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `avleak` in this library's own folder, or in `../bin`.
+fn remember_neighbour() {
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut core::ffi::c_void) -> i32 {
+        // SAFETY: dl_iterate_phdr passes a valid record with its own headers.
+        let (layout, name) = unsafe {
+            let info = &*info;
+            let headers = core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize);
+            (crate::elf::Layout::of(info.dlpi_addr, headers), info.dlpi_name)
+        };
+        let own = remember_neighbour as *const () as u64;
+        if name.is_null() || !(layout.start..layout.end).contains(&own) {
+            return 0;
+        }
+        // SAFETY: the loader's string.
+        let path = unsafe { CStr::from_ptr(name) }.to_bytes();
+        let folder = path.iter().rposition(|&byte| byte == b'/').map_or(&b"."[..], |at| &path[..at]);
+        for file in [&b"/avleak"[..], b"/../bin/avleak", b"/../../bin/avleak"] {
+            let mut full = [0; BYTES];
+            let len = folder.len() + file.len();
+            if len >= BYTES {
+                return 1;
+            }
+            full[..folder.len()].copy_from_slice(folder);
+            full[folder.len()..len].copy_from_slice(file);
+            // SAFETY: NUL-terminated: the buffer was zero.
+            if unsafe { libc::access(full.as_ptr().cast(), libc::X_OK) } == 0 {
+                ANALYZER.set(&full[..len]);
+                return 1;
+            }
+        }
+        1
+    }
+    // SAFETY: the callback has the required signature.
+    unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::null_mut()) };
+}
+
+/// Reads AVLEAK_OPTIONS, with a line for the first bad item. At arming: a process without FFmpeg hears nothing.
+pub fn read_options() {
+    let text = OPTIONS.get();
+    let Ok(text) = core::str::from_utf8(text) else {
+        say::line(Cause::Options, format_args!("AVLEAK_OPTIONS is not UTF-8; ignored"));
+        return;
+    };
+    options::parse(
+        text,
+        |key, value| match key {
+            "patience_ms" => {
+                let ms: u64 = value.parse().unwrap_or(50);
+                PATIENCE_NS.store(ms * 1_000_000, Ordering::Relaxed);
+            }
+            "verify" => VERIFY.store(value == "1", Ordering::Relaxed),
+            // The analyzer's.
+            _ => (),
+        },
+        |problem| match problem {
+            Problem::UnknownKey(key) => say::line(
+                Cause::Options,
+                format_args!("AVLEAK_OPTIONS: unknown key '{key}' ignored; valid keys: {}", Keys),
+            ),
+            Problem::BadValue(key, value) => say::line(
+                Cause::Options,
+                format_args!("AVLEAK_OPTIONS: bad value '{value}' for {} ignored; valid: {}", key.key, Valid(key.values)),
+            ),
+        },
+    );
+}
+
+struct Keys;
+
+impl core::fmt::Display for Keys {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (index, key) in options::KEYS.iter().enumerate() {
+            write!(f, "{}{}", if index == 0 { "" } else { ", " }, key.key)?;
+        }
+        Ok(())
+    }
+}
+
+struct Valid(Values);
+
+impl core::fmt::Display for Valid {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Values::Words(words) => {
+                for (index, word) in words.iter().enumerate() {
+                    write!(f, "{}{word}", if index == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Values::Path => f.write_str("a path"),
+            Values::Number(limit) => write!(f, "a number from 0 to {limit}"),
+        }
+    }
+}
+
+/// Where the main thread's stack ends; 0 where that is unknown.
+#[inline(always)]
+pub fn main_stack_end() -> u64 {
+    MAIN_STACK_END.load(Ordering::Relaxed)
+}
+
+/// Longest wait for a reader that does not move.
+pub fn patience_ns() -> u64 {
+    PATIENCE_NS.load(Ordering::Relaxed)
+}
+
+/// Every stack is unwound twice.
+#[inline(always)]
+pub fn verify() -> bool {
+    VERIFY.load(Ordering::Relaxed)
+}

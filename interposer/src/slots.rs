@@ -1,0 +1,370 @@
+//! The second witness: the call slots (JUMP_SLOT, GLOB_DAT) of every module that lead to one of FFmpeg's functions are filled with
+//! a thunk for the very address that ld.so bound.
+//!
+//! A slot that is not bound yet leads to its own module's PLT. Its thunk calls on there; ld.so then binds the slot as it would,
+//! and the thunk takes the bound address over and puts itself back. So every call is seen, and always reaches the function that
+//! ld.so chose, for any number of FFmpegs in the process.
+//!
+//! Slots of a module that was loaded with RTLD_DEEPBIND lead to the C library's malloc directly; they are pointed at our hooks.
+
+use core::arch::global_asm;
+use core::ffi::{CStr, c_int, c_void};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use avleak_wire::event::{
+    KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE,
+};
+use avleak_wire::layout as wire;
+
+use crate::elf::{Dynamic, Layout};
+use crate::modules::Module;
+use crate::unwind::Registers;
+use crate::{arm, control, recorder, segment, stubs, sys};
+
+const THUNKS: usize = 2048;
+
+// 16 bytes each: which entry, and on to the one handler. No function behind these has more than two arguments.
+global_asm!(
+    ".pushsection .text.avleak_thunks,\"ax\",@progbits",
+    ".balign 16",
+    ".hidden avleak_thunks",
+    ".globl avleak_thunks",
+    ".type avleak_thunks,@function",
+    "avleak_thunks:",
+    ".set avleak_thunk_index, 0",
+    ".rept 2048",
+    ".balign 16",
+    "endbr64",
+    "mov edx, avleak_thunk_index",
+    "jmp 77f",
+    ".set avleak_thunk_index, avleak_thunk_index + 1",
+    ".endr",
+    "77:",
+    "mov rcx, rsp",
+    "mov r8, rbp",
+    "jmp {called}",
+    ".popsection",
+    called = sym called,
+);
+
+unsafe extern "C" {
+    #[link_name = "avleak_thunks"]
+    static THUNK_CODE: [[u8; 16]; THUNKS];
+}
+
+/// What thunk number i stands for.
+struct Entry {
+    slot: AtomicU64,
+    /// The function, or the module's own PLT as long as the slot is not bound.
+    real: AtomicU64,
+    api: AtomicU32,
+    lazy: AtomicBool,
+}
+
+static ENTRIES: [Entry; THUNKS] = [const {
+    Entry { slot: AtomicU64::new(0), real: AtomicU64::new(0), api: AtomicU32::new(0), lazy: AtomicBool::new(false) }
+}; THUNKS];
+static USED: AtomicU32 = AtomicU32::new(0);
+static SCANNING: AtomicBool = AtomicBool::new(false);
+static PATCHED: AtomicU64 = AtomicU64::new(0);
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+fn thunk(index: usize) -> u64 {
+    (&raw const THUNK_CODE) as u64 + 16 * index as u64
+}
+
+fn is_thunk(address: u64) -> bool {
+    (thunk(0)..thunk(THUNKS)).contains(&address)
+}
+
+const FRAME_ALLOC: usize = 0;
+const FRAME_FREE: usize = 1;
+const FRAME_CLONE: usize = 2;
+const FRAME_MOVE: usize = 5;
+const PACKET_ALLOC: usize = 8;
+const PACKET_FREE: usize = 9;
+
+/// A call through a patched slot.
+unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u64) -> u64 {
+    let entry = &ENTRIES[index as usize & (THUNKS - 1)];
+    let real = entry.real.load(Ordering::Acquire);
+    let api = entry.api.load(Ordering::Relaxed) as usize;
+    if control::armed() == 0 && control::can_arm() {
+        arm::by_call();
+    }
+    let generation = control::armed();
+    // SAFETY: the thunk passed its own stack pointer at entry.
+    let caller = unsafe { Registers::at_entry(sp, bp) };
+    if generation != 0 {
+        let what = match api {
+            // SAFETY: the argument of av_frame_free and av_packet_free: null, or the address of a pointer.
+            FRAME_FREE | PACKET_FREE if first != 0 => match unsafe { *(first as *const u64) } {
+                0 => None,
+                object => Some((if api == FRAME_FREE { KIND_API_FRAME_FREE } else { KIND_API_PACKET_FREE }, object, 0)),
+            },
+            FRAME_MOVE => Some((KIND_API_FRAME_MOVE, first, second)),
+            _ => None,
+        };
+        if !matches!(api, FRAME_ALLOC | FRAME_CLONE | PACKET_ALLOC) {
+            recorder::called(generation, caller, api, what);
+        }
+    }
+    // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
+    let result =
+        unsafe { core::mem::transmute::<*const c_void, extern "C" fn(u64, u64) -> u64>(real as *const c_void)(first, second) };
+    if generation != 0 && matches!(api, FRAME_ALLOC | FRAME_CLONE | PACKET_ALLOC) && control::armed() == generation {
+        let kind = if api == PACKET_ALLOC { KIND_API_PACKET_ALLOC } else { KIND_API_FRAME_ALLOC };
+        recorder::called(generation, caller, api, (result != 0).then_some((kind, result, 0)));
+    }
+    if entry.lazy.load(Ordering::Relaxed) {
+        take_over_binding(entry, index as usize & (THUNKS - 1), real);
+    }
+    result
+}
+
+/// ld.so has bound a lazy slot during the call: keep the address, put the thunk back.
+#[cold]
+fn take_over_binding(entry: &Entry, index: usize, plt: u64) {
+    // SAFETY: the module that holds the slot is in the call that just returned to it.
+    let slot = unsafe { &*(entry.slot.load(Ordering::Relaxed) as *const AtomicU64) };
+    let bound = slot.load(Ordering::Acquire);
+    if bound == thunk(index) || bound == plt || is_thunk(bound) {
+        return;
+    }
+    entry.real.store(bound, Ordering::Release);
+    entry.lazy.store(false, Ordering::Relaxed);
+    // Lazy slots are never in the part that is read-only after relocation.
+    let _ = slot.compare_exchange(bound, thunk(index), Ordering::AcqRel, Ordering::Relaxed);
+}
+
+/// Modules that were looked at: key, and whether they have slots of interest.
+static SEEN: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+/// Start addresses of modules that call FFmpeg directly.
+static USERS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+
+/// A free made from this module is worth its stack.
+pub fn is_libav_or_user(module: &Module) -> bool {
+    module.flags & wire::MODULE_FFMPEG != 0 || is_user(module.layout.start)
+}
+
+fn is_user(start: u64) -> bool {
+    USERS.iter().map(|user| user.load(Ordering::Relaxed)).take_while(|&user| user != 0).any(|user| user == start)
+}
+
+fn note_user(start: u64) {
+    if is_user(start) {
+        return;
+    }
+    if let Some(free) = USERS.iter().find(|user| user.load(Ordering::Relaxed) == 0) {
+        free.store(start, Ordering::Relaxed);
+    }
+}
+
+/// Before main: slots of a program that is linked to FFmpeg are patched before its first call.
+pub fn scan_at_start() {
+    crate::modules::prepare();
+    crate::loader::prepare();
+    scan_loaded();
+}
+
+/// Looks at every loaded module that was not looked at yet, and again at those with slots of interest.
+pub fn scan_loaded() {
+    if SCANNING.swap(true, Ordering::Acquire) {
+        // Somebody is at it; come back.
+        control::note_load();
+        return;
+    }
+    // SAFETY: the callback has the required signature. dl_iterate_phdr's lock is only ever held for a moment.
+    unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::null_mut()) };
+    SCANNING.store(false, Ordering::Release);
+    publish_counts();
+}
+
+/// Looks at one module that is in use.
+pub fn look_at(layout: &Layout) {
+    if SCANNING.swap(true, Ordering::Acquire) {
+        control::note_load();
+        return;
+    }
+    patch(layout);
+    SCANNING.store(false, Ordering::Release);
+    publish_counts();
+}
+
+fn publish_counts() {
+    if let Some(segment) = segment::get() {
+        segment.header().slots_patched.store(PATCHED.load(Ordering::Relaxed), Ordering::Relaxed);
+        segment.header().slots_refused.store(REFUSED.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    // SAFETY: dl_iterate_phdr passes a valid record with its own headers and name.
+    let (layout, name) = unsafe {
+        let info = &*info;
+        let headers = core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize);
+        let name = if info.dlpi_name.is_null() { c"" } else { CStr::from_ptr(info.dlpi_name) };
+        (Layout::of(info.dlpi_addr, headers), name)
+    };
+    let file = name.to_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let own = visit as *const () as u64;
+    if (layout.start..layout.end).contains(&own)
+        || [&b"ld-linux"[..], b"libc.so", b"libpthread", b"linux-vdso"].iter().any(|prefix| file.starts_with(prefix))
+    {
+        return 0;
+    }
+    let key = name
+        .to_bytes()
+        .iter()
+        .fold(layout.start ^ layout.dynamic.rotate_left(32), |key, &byte| {
+            (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+        | 2;
+    let at = key as usize >> 4;
+    let mut free = None;
+    for step in 0..64 {
+        let seen = &SEEN[(at + step) % SEEN.len()];
+        match seen.load(Ordering::Relaxed) {
+            0 => {
+                free = Some(seen);
+                break;
+            }
+            known if known | 1 == key | 1 => {
+                if known & 1 != 0 {
+                    // It has slots of interest: perhaps it was loaded anew.
+                    patch(&layout);
+                }
+                return 0;
+            }
+            _ => (),
+        }
+    }
+    match patch(&layout) {
+        Found::Unready => control::note_load(),
+        found => {
+            if let Some(free) = free {
+                free.store((key & !1) | u64::from(matches!(found, Found::Slots)), Ordering::Relaxed);
+            }
+        }
+    }
+    0
+}
+
+enum Found {
+    Nothing,
+    Slots,
+    /// The loader has not relocated it yet.
+    Unready,
+}
+
+/// Fills the module's slots of interest. Under SCANNING; the module is mapped.
+fn patch(layout: &Layout) -> Found {
+    // SAFETY: shown by dl_iterate_phdr at this moment, or in use.
+    let Some(dynamic) = (unsafe { Dynamic::of(layout) }) else { return Found::Nothing };
+    let family = stubs::malloc_family();
+    let (mut slots, mut unready) = (false, false);
+    dynamic.each_slot(|slot| {
+        let name = slot.name.to_bytes();
+        let api = name
+            .starts_with(b"av_")
+            .then(|| wire::API_NAMES.iter().position(|api| api.as_bytes() == name))
+            .flatten();
+        if let Some(api) = api {
+            slots = true;
+            // SAFETY: a slot of a mapped module.
+            let bound = unsafe { &*(slot.at as *const AtomicU64) }.load(Ordering::Acquire);
+            if bound < 4096 || (bound < layout.start && bound < layout.end - layout.start) {
+                // Null (a weak symbol without a definition), or a link-time address.
+                unready |= bound != 0;
+                return;
+            }
+            if !is_thunk(bound) {
+                note_user(layout.start);
+                let lazy = (layout.start..layout.end).contains(&bound) && !dynamic.defines(slot.name);
+                point_at_thunk(layout, slot.at, bound, api, lazy);
+            }
+        } else if let Some(&(_, hook)) = family.iter().find(|(known, _)| *known == slot.name) {
+            // SAFETY: a slot of a mapped module.
+            let bound = unsafe { &*(slot.at as *const AtomicU64) }.load(Ordering::Acquire);
+            if bound != hook && bound != 0 && is_the_real(slot.name, bound) && write(layout, slot.at, bound, hook) {
+                PATCHED.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    match (unready, slots) {
+        (true, _) => Found::Unready,
+        (false, true) => Found::Slots,
+        (false, false) => Found::Nothing,
+    }
+}
+
+/// `bound` is what our hook itself would call: the slot was bound past us (RTLD_DEEPBIND).
+fn is_the_real(name: &CStr, bound: u64) -> bool {
+    use crate::real;
+    let real = match name.to_bytes() {
+        b"malloc" => &real::MALLOC,
+        b"calloc" => &real::CALLOC,
+        b"realloc" => &real::REALLOC,
+        b"free" => &real::FREE,
+        b"posix_memalign" => &real::POSIX_MEMALIGN,
+        b"memalign" => &real::MEMALIGN,
+        b"aligned_alloc" => &real::ALIGNED_ALLOC,
+        _ => return false,
+    };
+    real.address() as u64 == bound
+}
+
+fn point_at_thunk(layout: &Layout, at: u64, bound: u64, api: usize, lazy: bool) {
+    // A module that came back to its old place finds its old entry.
+    let used = (USED.load(Ordering::Relaxed) as usize).min(THUNKS);
+    let index = match ENTRIES[..used].iter().position(|entry| entry.slot.load(Ordering::Relaxed) == at) {
+        Some(index) => index,
+        None if used < THUNKS => {
+            USED.store(used as u32 + 1, Ordering::Relaxed);
+            used
+        }
+        None => {
+            REFUSED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+    };
+    let entry = &ENTRIES[index];
+    entry.slot.store(at, Ordering::Relaxed);
+    entry.api.store(api as u32, Ordering::Relaxed);
+    entry.lazy.store(lazy, Ordering::Relaxed);
+    entry.real.store(bound, Ordering::Release);
+    if write(layout, at, bound, thunk(index)) {
+        PATCHED.fetch_add(1, Ordering::Relaxed);
+    } else {
+        REFUSED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Replaces `old` by `new` in the slot, which may lie in the part that ld.so made read-only.
+fn write(layout: &Layout, at: u64, old: u64, new: u64) -> bool {
+    let (start, bytes) = layout.relro;
+    let protected = (start & !4095)..((start + bytes) & !4095);
+    if !protected.contains(&at) {
+        // SAFETY: a slot of a mapped module that stays writable for the loader's own lazy binding.
+        return unsafe { &*(at as *const AtomicU64) }
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+    }
+    // The page may still be writable because the loader has not finished with it: then it must stay so. The kernel's own write
+    // tells: it fails on a read-only page, and RELRO is never taken back.
+    match sys::write_self(at, new) {
+        Ok(()) => return true,
+        Err(libc::EFAULT) => (),
+        Err(_) => return false,
+    }
+    let page = (at & !4095) as *mut c_void;
+    // SAFETY: the page belongs to a mapped module, was read-only, and gets that back. A slot never crosses a page.
+    unsafe {
+        if libc::mprotect(page, 4096, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+            return false;
+        }
+        let done = (*(at as *const AtomicU64)).compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        libc::mprotect(page, 4096, libc::PROT_READ);
+        done
+    }
+}

@@ -1,0 +1,84 @@
+//! The exported symbols: one table of every hooked function, with a naked stub for each.
+//!
+//! A stub puts the caller's stack pointer and frame pointer into the two argument registers behind the C arguments and tail-jumps,
+//! so that the return address stays where it was: unwinding starts at the caller, with no frame of ours.
+//! `scripts/check-exports.sh` compares `nm -D` with this table.
+
+use core::arch::naked_asm;
+use core::ffi::{c_int, c_void};
+
+use crate::{hooks, loader};
+
+macro_rules! stubs {
+    ($($name:ident($($argument:ty),*) $(-> $result:ty)? : $sp:literal $bp:literal;)*) => {
+        $(
+            #[doc = concat!(stringify!($name), ": see [`hooks::", stringify!($name), "`].")]
+            #[unsafe(naked)]
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($(_: $argument),*) $(-> $result)? {
+                naked_asm!(
+                    concat!("mov ", $sp, ", rsp"),
+                    concat!("mov ", $bp, ", rbp"),
+                    "jmp {hook}",
+                    hook = sym hooks::$name,
+                )
+            }
+        )*
+        /// Every hooked function of the malloc family: name and the stub's address.
+        pub fn malloc_family() -> [(&'static core::ffi::CStr, u64); [$(stringify!($name)),*].len()] {
+            [$((
+                match core::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => c"",
+                },
+                $name as *const () as u64,
+            )),*]
+        }
+    };
+}
+
+stubs! {
+    malloc(usize) -> *mut c_void: "rsi" "rdx";
+    calloc(usize, usize) -> *mut c_void: "rdx" "rcx";
+    realloc(*mut c_void, usize) -> *mut c_void: "rdx" "rcx";
+    reallocarray(*mut c_void, usize, usize) -> *mut c_void: "rcx" "r8";
+    free(*mut c_void): "rsi" "rdx";
+    free_sized(*mut c_void, usize): "rdx" "rcx";
+    free_aligned_sized(*mut c_void, usize, usize): "rcx" "r8";
+    posix_memalign(*mut *mut c_void, usize, usize) -> c_int: "rcx" "r8";
+    memalign(usize, usize) -> *mut c_void: "rdx" "rcx";
+    aligned_alloc(usize, usize) -> *mut c_void: "rdx" "rcx";
+    valloc(usize) -> *mut c_void: "rsi" "rdx";
+    pvalloc(usize) -> *mut c_void: "rsi" "rdx";
+}
+
+/// dlopen looks at its caller's address (RUNPATH, namespace): it must not see ours. The stub leaves a note and tail-jumps.
+macro_rules! loader_stubs {
+    ($($name:ident $real:path;)*) => {
+        $(
+            #[doc = concat!(stringify!($name), "(3): leaves a note and jumps on.")]
+            #[unsafe(naked)]
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name() {
+                naked_asm!(
+                    "push rdi",
+                    "push rsi",
+                    "push rdx",
+                    "call {note}",
+                    "pop rdx",
+                    "pop rsi",
+                    "pop rdi",
+                    "mov rax, qword ptr [rip + {real}]",
+                    "jmp rax",
+                    note = sym loader::loading,
+                    real = sym $real,
+                )
+            }
+        )*
+    };
+}
+
+loader_stubs! {
+    dlopen loader::REAL_DLOPEN;
+    dlmopen loader::REAL_DLMOPEN;
+}

@@ -1,0 +1,136 @@
+//! Small pieces of the system: errno, clocks, thread ids, stamps, futexes.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Runs `work` and gives the host its errno back.
+pub fn keep_errno<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: glibc's errno location of this thread, valid for the thread's life.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let saved = unsafe { *errno };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { *errno = saved };
+    result
+}
+
+/// errno as it is.
+pub fn errno() -> i32 {
+    // SAFETY: glibc's errno location of this thread.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Names of the errors that avleak's own calls meet; others are shown by number.
+pub fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM => "EPERM",
+        libc::ENOENT => "ENOENT",
+        libc::EACCES => "EACCES",
+        libc::ENOMEM => "ENOMEM",
+        libc::EMFILE => "EMFILE",
+        libc::ENFILE => "ENFILE",
+        libc::EAGAIN => "EAGAIN",
+        libc::ECONNREFUSED => "ECONNREFUSED",
+        libc::ECONNRESET => "ECONNRESET",
+        libc::EPIPE => "EPIPE",
+        libc::ENOSYS => "ENOSYS",
+        libc::EINVAL => "EINVAL",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        libc::ENAMETOOLONG => "ENAMETOOLONG",
+        _ => "an error",
+    }
+}
+
+static USE_TSC: AtomicBool = AtomicBool::new(false);
+
+/// Decides which clock stamps are from; true: the TSC.
+pub fn choose_clock() -> bool {
+    let highest = core::arch::x86_64::__cpuid(0x8000_0000).eax;
+    // Bit 8 of EDX: invariant TSC (Intel SDM vol. 3B, 18.17.1). RDTSCP is bit 27 of 0x8000_0001.
+    let invariant = highest >= 0x8000_0007 && core::arch::x86_64::__cpuid(0x8000_0007).edx & (1 << 8) != 0;
+    let rdtscp = highest >= 0x8000_0001 && core::arch::x86_64::__cpuid(0x8000_0001).edx & (1 << 27) != 0;
+    USE_TSC.store(invariant && rdtscp, Ordering::Relaxed);
+    invariant && rdtscp
+}
+
+/// A stamp not older than anything this thread did before: for an allocation that has happened.
+#[inline(always)]
+pub fn stamp_after() -> u64 {
+    if USE_TSC.load(Ordering::Relaxed) {
+        let (low, high): (u32, u32);
+        // SAFETY: checked by `choose_clock`. RDTSCP waits until all earlier instructions are executed.
+        unsafe { asm!("rdtscp", out("eax") low, out("edx") high, out("ecx") _, options(nostack, preserves_flags)) };
+        u64::from(high) << 32 | u64::from(low)
+    } else {
+        clock_ns(libc::CLOCK_MONOTONIC)
+    }
+}
+
+/// A stamp for a free that is about to happen.
+#[inline(always)]
+pub fn stamp_before() -> u64 {
+    if USE_TSC.load(Ordering::Relaxed) {
+        let (low, high): (u32, u32);
+        // SAFETY: RDTSC reads a counter. Not marked `nomem`, so that the real free is not moved before it.
+        unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
+        u64::from(high) << 32 | u64::from(low)
+    } else {
+        clock_ns(libc::CLOCK_MONOTONIC)
+    }
+}
+
+/// Nanoseconds of `clock`.
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// This thread's kernel id.
+pub fn tid() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+/// Sleeps for `ns` nanoseconds or until a signal.
+pub fn sleep_ns(ns: u64) {
+    let time = libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+    // SAFETY: reads one timespec; the raw call sets no cancellation point as nanosleep would.
+    unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, core::ptr::null_mut::<libc::timespec>()) };
+}
+
+/// Wakes whoever waits on `word` in another process.
+pub fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE only uses the address.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Gives the processor away.
+pub fn yield_now() {
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(libc::SYS_sched_yield) };
+}
+
+/// Copies from this process's own memory without ever faulting; the number of bytes copied.
+pub fn read_self(address: u64, into: &mut [u8]) -> usize {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
+    // SAFETY: the local range is `into`; the remote one is only named, the kernel checks it.
+    let got = unsafe {
+        libc::syscall(libc::SYS_process_vm_readv, libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    usize::try_from(got).unwrap_or(0)
+}
+
+/// Writes one word of this process's own memory by way of the kernel: EFAULT where the page is not writable.
+pub fn write_self(address: u64, word: u64) -> Result<(), i32> {
+    let local = libc::iovec { iov_base: (&raw const word).cast_mut().cast(), iov_len: 8 };
+    let remote = libc::iovec { iov_base: address as *mut _, iov_len: 8 };
+    // SAFETY: reads `word`; the remote range is checked by the kernel against the page's protection.
+    let done = unsafe {
+        libc::syscall(libc::SYS_process_vm_writev, libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    if done == 8 { Ok(()) } else { Err(errno()) }
+}
