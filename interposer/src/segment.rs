@@ -37,7 +37,7 @@ pub fn create(generation_flags: u32, tsc: bool) -> Result<i32, Failure> {
         return Err(("mmap", sys::errno()));
     }
     // SAFETY: plain system calls; the results are checked.
-    let fd = unsafe { libc::syscall(libc::SYS_memfd_create, c"avleak".as_ptr(), libc::MFD_CLOEXEC) } as i32;
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_create, c"avleak".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;
     if fd < 0 {
         return Err(("memfd_create", sys::errno()));
     }
@@ -49,6 +49,11 @@ pub fn create(generation_flags: u32, tsc: bool) -> Result<i32, Failure> {
     // SAFETY: our own descriptor.
     if unsafe { libc::ftruncate(fd, wire::SEGMENT_BYTES as i64) } != 0 {
         return fail("ftruncate", sys::errno());
+    }
+    // The analyzer insists: a segment that could shrink would be a SIGBUS in it.
+    // SAFETY: our own descriptor.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) } != 0 {
+        return fail("fcntl(F_ADD_SEALS)", sys::errno());
     }
     let mut mapped = None;
     // Fewer rings where the host's address space is limited.

@@ -1,1 +1,10 @@
-//! placeholder
+//! One watched process: its segment, the thread that drains it, and the live set that grows out of it.
+//!
+//! * [`server`]: the socket where processes register. * [`segment`]: reading a segment without trusting it.
+//! * [`types`]: what each stack makes. * [`drain`]: the thread. * [`clock`]: stamps to seconds.
+
+pub mod clock;
+pub mod drain;
+pub mod segment;
+pub mod server;
+pub mod types;

@@ -1,0 +1,291 @@
+//! The live set: from events, in any order between threads, to what is alive now and what became of the rest.
+//!
+//! Per address the latest stamp wins. A free that arrives before its allocation stays as a tombstone until every ring has
+//! passed its stamp ([`LiveSet::passed`]). Applying an event twice changes nothing but the counters of what was applied.
+
+mod sites;
+
+use std::collections::VecDeque;
+
+use avleak_wire::event::{
+    Event, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE, KIND_API_PACKET_ALLOC,
+    KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
+};
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+
+use crate::kind::ObjectKind;
+use crate::reach::returned::{ReturnedMap, freed_block_left_the_heap};
+pub use sites::{FreeSites, Site};
+
+/// A live block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveBlock {
+    /// First address.
+    pub address: u64,
+    /// Bytes asked for.
+    pub size: u64,
+    /// When it was returned.
+    pub stamp: u64,
+    /// Allocation stack.
+    pub stack: u32,
+    /// By stack and size.
+    pub kind: ObjectKind,
+    /// Known from the second witness only: malloc was out of reach, the size is a guess.
+    pub by_call_only: bool,
+}
+
+/// What an address was last known to be.
+#[derive(Clone, Copy)]
+struct Entry {
+    stamp: u64,
+    size: u64,
+    stack: u32,
+    kind: ObjectKind,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Live,
+    LiveByCallOnly,
+    Freed,
+}
+
+/// Totals since arming.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Blocks returned.
+    pub allocations: u64,
+    /// Blocks given back.
+    pub frees: u64,
+    /// AVFrames made.
+    pub frames_allocated: u64,
+    /// AVFrames given back.
+    pub frames_freed: u64,
+    /// AVPackets made.
+    pub packets_allocated: u64,
+    /// AVPackets given back.
+    pub packets_freed: u64,
+    /// Most blocks alive at once.
+    pub peak_blocks: u64,
+    /// Events applied.
+    pub events: u64,
+    /// AVFrames that av_frame_alloc returned and no allocation was seen for.
+    pub frames_by_call_only: u64,
+    /// AVPackets likewise.
+    pub packets_by_call_only: u64,
+    /// Objects that av_frame_alloc or av_packet_alloc returned where the malloc view has a block of another kind.
+    pub called_but_typed_otherwise: u64,
+    /// av_frame_move_ref calls seen.
+    pub frame_moves: u64,
+}
+
+/// Bytes that a frame or packet is taken to have where malloc was out of reach: AVFrame's oldest layout at hand (avutil 56)
+/// has 536, AVPacket's 88; pointers lie below that.
+const GUESSED_BYTES: u64 = 416;
+
+/// See the module.
+pub struct LiveSet {
+    entries: HashMap<u64, Entry, FxBuildHasher>,
+    tombstones: VecDeque<(u64, u64)>,
+    live: u64,
+    /// Which granules the allocator has returned since arming.
+    pub returned: ReturnedMap,
+    /// Where objects die.
+    pub sites: FreeSites,
+    /// Totals.
+    pub counts: Counts,
+}
+
+impl Default for LiveSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LiveSet {
+    /// Empty.
+    pub fn new() -> Self {
+        Self {
+            entries: HashMap::default(),
+            tombstones: VecDeque::new(),
+            live: 0,
+            returned: ReturnedMap::default(),
+            sites: FreeSites::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Applies one event. `kind_of` types a block by its allocation stack and size.
+    pub fn apply(&mut self, event: Event, kind_of: impl FnOnce(u32, u64) -> ObjectKind) {
+        self.counts.events += 1;
+        match event.kind {
+            KIND_ALLOC => self.allocated(event, kind_of(event.stack, event.size), State::Live),
+            KIND_FREE | KIND_FREE_BY_REALLOC => self.freed(event, event.kind == KIND_FREE_BY_REALLOC),
+            KIND_API_FRAME_ALLOC => self.returned_by_call(event, ObjectKind::Frame),
+            KIND_API_PACKET_ALLOC => self.returned_by_call(event, ObjectKind::Packet),
+            KIND_API_FRAME_FREE | KIND_API_PACKET_FREE => self.freed_by_call(event),
+            KIND_API_FRAME_MOVE => self.counts.frame_moves += 1,
+            _ => (),
+        }
+    }
+
+    fn count_made(&mut self, kind: ObjectKind) {
+        match kind {
+            ObjectKind::Frame => self.counts.frames_allocated += 1,
+            ObjectKind::Packet => self.counts.packets_allocated += 1,
+            _ => (),
+        }
+    }
+
+    fn count_gone(&mut self, kind: ObjectKind) {
+        match kind {
+            ObjectKind::Frame => self.counts.frames_freed += 1,
+            ObjectKind::Packet => self.counts.packets_freed += 1,
+            _ => (),
+        }
+    }
+
+    fn allocated(&mut self, event: Event, kind: ObjectKind, state: State) {
+        self.counts.allocations += 1;
+        self.count_made(kind);
+        if kind.is_object() {
+            self.sites.made(event.stack);
+        }
+        self.returned.mark(event.address, event.size);
+        let new = Entry { stamp: event.stamp, size: event.size, stack: event.stack, kind, state };
+        match self.entries.entry(event.address) {
+            hashbrown::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(new);
+                self.live += 1;
+            }
+            hashbrown::hash_map::Entry::Occupied(mut occupied) => {
+                let old = *occupied.get();
+                if old.stamp >= event.stamp {
+                    // It is gone again: its free was drained first (a tombstone), or even the block after it.
+                    if old.stamp > event.stamp {
+                        self.count_gone(kind);
+                        if old.state == State::Freed && kind.is_object() {
+                            self.sites.died(event.stack, old.stack, old.stamp - event.stamp);
+                        }
+                    }
+                    return;
+                }
+                occupied.insert(new);
+                if old.state == State::Freed {
+                    self.live += 1;
+                } else {
+                    // The free between the two is still on its way, or was dropped.
+                    self.count_gone(old.kind);
+                }
+            }
+        }
+        self.counts.peak_blocks = self.counts.peak_blocks.max(self.live);
+    }
+
+    fn freed(&mut self, event: Event, by_realloc: bool) {
+        self.counts.frees += 1;
+        let tombstone =
+            Entry { stamp: event.stamp, size: 0, stack: event.stack, kind: ObjectKind::Plain, state: State::Freed };
+        match self.entries.entry(event.address) {
+            hashbrown::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(tombstone);
+            }
+            hashbrown::hash_map::Entry::Occupied(mut occupied) => {
+                let old = *occupied.get();
+                if old.stamp >= event.stamp {
+                    return;
+                }
+                occupied.insert(tombstone);
+                if old.state != State::Freed {
+                    self.live -= 1;
+                    self.count_gone(old.kind);
+                    if old.kind.is_object() && !by_realloc {
+                        self.sites.died(old.stack, event.stack, event.stamp - old.stamp);
+                    }
+                    if freed_block_left_the_heap(event.address, old.size) {
+                        self.returned.forget(event.address, old.size);
+                    }
+                }
+            }
+        }
+        self.tombstones.push_back((event.stamp, event.address));
+    }
+
+    /// av_frame_alloc or its kin returned `event.address`: the malloc view should know it.
+    fn returned_by_call(&mut self, event: Event, kind: ObjectKind) {
+        match self.entries.get(&event.address) {
+            Some(entry) if entry.state != State::Freed => {
+                if entry.kind != kind {
+                    self.counts.called_but_typed_otherwise += 1;
+                }
+            }
+            // Freed by somebody else since: its events were drained first.
+            Some(entry) if entry.stamp > event.stamp => (),
+            _ => {
+                match kind {
+                    ObjectKind::Frame => self.counts.frames_by_call_only += 1,
+                    _ => self.counts.packets_by_call_only += 1,
+                }
+                let event = Event { size: GUESSED_BYTES, ..event };
+                self.allocated(event, kind, State::LiveByCallOnly);
+            }
+        }
+    }
+
+    fn freed_by_call(&mut self, event: Event) {
+        if self.entries.get(&event.address).is_some_and(|entry| entry.state == State::LiveByCallOnly) {
+            self.freed(event, false);
+        }
+    }
+
+    /// Every ring has passed `stamp`: no older event can come, tombstones up to there have done their work.
+    pub fn passed(&mut self, stamp: u64) {
+        // Roughly in order: a few older ones behind a younger one wait a little longer.
+        while let Some(&(at, address)) = self.tombstones.front() {
+            if at >= stamp {
+                break;
+            }
+            self.tombstones.pop_front();
+            if let hashbrown::hash_map::Entry::Occupied(occupied) = self.entries.entry(address)
+                && occupied.get().state == State::Freed
+                && occupied.get().stamp == at
+            {
+                occupied.remove();
+            }
+        }
+    }
+
+    /// How many blocks are alive.
+    pub fn len(&self) -> u64 {
+        self.live
+    }
+
+    /// Nothing is alive.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// What is alive, sorted by address.
+    pub fn blocks(&self) -> Vec<LiveBlock> {
+        let mut blocks: Vec<LiveBlock> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.state != State::Freed)
+            .map(|(&address, entry)| LiveBlock {
+                address,
+                size: entry.size,
+                stamp: entry.stamp,
+                stack: entry.stack,
+                kind: entry.kind,
+                by_call_only: entry.state == State::LiveByCallOnly,
+            })
+            .collect();
+        blocks.sort_unstable_by_key(|block| block.address);
+        blocks
+    }
+}
+
+#[cfg(test)]
+mod tests;

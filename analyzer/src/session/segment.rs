@@ -1,0 +1,154 @@
+//! Reading a segment without trusting it: every count is bounded, every field copied once before it is used.
+#![allow(unsafe_code, reason = "shared memory of another process: raw mapping, atomics only")]
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use avleak_wire::layout as wire;
+use avleak_wire::ring::Consumer;
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::address::TargetRange;
+use crate::symbols::Module;
+
+/// Why a segment was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// A call failed.
+    #[error("cannot {0} the event segment: {1}")]
+    System(&'static str, #[source] std::io::Error),
+    /// It could shrink under the reader.
+    #[error("the event segment is not sealed against shrinking: it was not made by libavleak.so")]
+    NotSealed,
+    /// Too short, or no magic.
+    #[error("this is no event segment ({0})")]
+    NotASegment(String),
+    /// Another major version.
+    #[error(
+        "the process speaks segment version {theirs}, this analyzer {ours}: use libavleak.so and avleak from one build",
+        ours = wire::MAJOR
+    )]
+    Version {
+        /// Major version of the producer.
+        theirs: u16,
+    },
+}
+
+/// A mapped segment.
+pub struct Segment {
+    map: MmapRaw,
+    ring_slots: u32,
+}
+
+/// One stack, innermost first: return address and module number.
+pub type RawStack = Vec<(u64, Option<u32>)>;
+
+/// Deeper stacks are cut: no producer writes them.
+const MAX_DEPTH: usize = 1024;
+
+impl Segment {
+    /// Maps what a process handed over.
+    ///
+    /// # Errors
+    /// [`SegmentError`]: nothing of the segment was used.
+    pub fn map(descriptor: OwnedFd) -> Result<Arc<Self>, SegmentError> {
+        let system = |what| move |error: rustix::io::Errno| SegmentError::System(what, error.into());
+        let seals = rustix::fs::fcntl_get_seals(descriptor.as_fd()).map_err(system("read the seals of"))?;
+        if !seals.contains(rustix::fs::SealFlags::SHRINK) {
+            return Err(SegmentError::NotSealed);
+        }
+        let length = rustix::fs::fstat(descriptor.as_fd()).map_err(system("stat"))?.st_size as u64;
+        if length < wire::SEGMENT_BYTES {
+            return Err(SegmentError::NotASegment(format!("{length} bytes, at least {} expected", wire::SEGMENT_BYTES)));
+        }
+        let file = File::from(descriptor);
+        let map = MmapOptions::new()
+            .len(wire::SEGMENT_BYTES as usize)
+            .map_raw(&file)
+            .map_err(|error| SegmentError::System("map", error))?;
+        let mut segment = Self { map, ring_slots: 0 };
+        let header = segment.header();
+        if header.magic.load(Ordering::Acquire) != wire::MAGIC {
+            return Err(SegmentError::NotASegment("no magic".into()));
+        }
+        let theirs = header.version.load(Ordering::Relaxed) as u16;
+        if theirs != wire::MAJOR {
+            return Err(SegmentError::Version { theirs });
+        }
+        segment.ring_slots = header.ring_slots.load(Ordering::Relaxed).min(wire::MAX_RINGS);
+        Ok(Arc::new(segment))
+    }
+
+    /// The header: atomics, each to be read once and checked.
+    pub fn header(&self) -> &wire::Header {
+        // SAFETY: the mapping is page-aligned, longer than the header, sealed against shrinking; atomics only.
+        unsafe { &*self.map.as_ptr().cast::<wire::Header>() }
+    }
+
+    /// How many rings were ever used.
+    pub fn ring_count(&self) -> u32 {
+        self.header().ring_count.load(Ordering::Acquire).min(self.ring_slots)
+    }
+
+    /// Ring `index`. The segment must outlive it: the drain keeps both.
+    pub(super) fn ring(&self, index: u32) -> Option<Consumer> {
+        let offset = wire::RINGS_OFFSET + u64::from(index) * wire::RING_STRIDE;
+        // SAFETY: below `ring_slots`, hence inside the mapping; its owner (the drain) holds the segment as long as the ring.
+        (index < self.ring_slots).then(|| unsafe { Consumer::new(self.map.as_ptr().add(offset as usize)) })
+    }
+
+    /// How many modules were recorded.
+    pub fn module_count(&self) -> u32 {
+        self.header().module_count.load(Ordering::Acquire).min(wire::MAX_MODULES)
+    }
+
+    /// Module `index`; an empty path is the main program, `exe`.
+    pub fn module(&self, index: u32, exe: &std::path::Path) -> Option<Module> {
+        if index >= self.module_count() {
+            return None;
+        }
+        let offset = wire::MODULES_OFFSET as usize + index as usize * size_of::<wire::ModuleRecord>();
+        // SAFETY: below the count, hence inside the mapping; atomics only.
+        let record = unsafe { &*self.map.as_ptr().add(offset).cast::<wire::ModuleRecord>() };
+        let path = bytes(&record.path, record.path_len.load(Ordering::Relaxed));
+        let start = record.start.load(Ordering::Relaxed);
+        Some(Module {
+            index,
+            base: record.base.load(Ordering::Relaxed),
+            range: TargetRange { start, end: record.end.load(Ordering::Relaxed).max(start) },
+            path: if path.is_empty() { exe.to_owned() } else { PathBuf::from(std::ffi::OsStr::from_bytes(&path)) },
+            build_id: bytes(&record.build_id, record.build_id_len.load(Ordering::Relaxed)),
+            flags: record.flags.load(Ordering::Relaxed),
+        })
+    }
+
+    /// The frames of stack `id`, innermost first; empty for 0 and for an id that no node has.
+    pub fn stack(&self, id: u32) -> RawStack {
+        let count = self.header().node_count.load(Ordering::Acquire).min(wire::MAX_NODES);
+        let mut stack = Vec::new();
+        let mut id = id;
+        while id != 0 && id < count && stack.len() < MAX_DEPTH {
+            let offset = wire::NODES_OFFSET as usize + id as usize * size_of::<wire::StackNode>();
+            // SAFETY: below the count, hence inside the mapping; atomics only.
+            let node = unsafe { &*self.map.as_ptr().add(offset).cast::<wire::StackNode>() };
+            let pc = node.pc.load(Ordering::Acquire);
+            stack.push((pc, node.module.load(Ordering::Relaxed).checked_sub(1)));
+            id = node.parent.load(Ordering::Relaxed);
+        }
+        stack
+    }
+
+    /// Bytes of the mapping, for tests.
+    #[cfg(test)]
+    pub(super) fn as_mut_ptr(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+}
+
+fn bytes(from: &[AtomicU8], len: u32) -> Vec<u8> {
+    from.iter().take(len as usize).map(|byte| byte.load(Ordering::Relaxed)).collect()
+}
