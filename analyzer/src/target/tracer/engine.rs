@@ -33,8 +33,9 @@ struct Engine {
 pub(super) struct Done;
 
 pub(super) fn run(socket: OwnedFd, signals: OwnedFd) -> Done {
-    let settings =
-        Settings { me: std::process::id() as i32, hold: Duration::from_secs(30), sees_syscalls: sees_syscalls() };
+    let (me, kernel) = (std::process::id() as i32, kernel());
+    let (sees_syscalls, status_is_leaders) = (kernel >= (5, 7), kernel < (5, 19));
+    let settings = Settings { me, hold: Duration::from_secs(30), sees_syscalls, status_is_leaders };
     let mut engine = Engine { socket, settings, processes: HashMap::new(), out: VecDeque::new(), out_bytes: 0 };
     let mut more = false;
     loop {
@@ -194,10 +195,10 @@ impl Engine {
     }
 }
 
-/// Linux 5.7 or later: see [`Settings::sees_syscalls`].
-fn sees_syscalls() -> bool {
+/// Linux's major and minor version.
+fn kernel() -> (u32, u32) {
     let system = rustix::system::uname();
     let release = system.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 7)
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

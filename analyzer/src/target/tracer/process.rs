@@ -46,6 +46,8 @@ pub(super) struct Settings {
     pub(super) hold: Duration,
     /// `/proc/TID/syscall` can be read of a thread in execve (before Linux 5.7 that waits for the execve).
     pub(super) sees_syscalls: bool,
+    /// A process whose threads end one by one ends with the leader's status (before Linux 5.19), not the last one's.
+    pub(super) status_is_leaders: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,9 +253,9 @@ impl Process {
             (_, Exit::Process(ended)) => self.gather(ended, now, settings, out),
             (_, Exit::Thread) => {
                 if self.is_last(tid) {
-                    // The process's status is its leader's, however early that ended.
                     let leader = || Stat::of(self.pid).map_or(code, |stat| stat.exit_code);
-                    let status = if tid == self.pid { code } else { self.leader_code.unwrap_or_else(leader) };
+                    let status =
+                        if settings.status_is_leaders { self.leader_code.unwrap_or_else(leader) } else { code };
                     self.gather(ended(status), now, settings, out);
                 } else {
                     self.depart(tid);
