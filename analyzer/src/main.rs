@@ -1,3 +1,5 @@
 //! `avleak`: see [`avleak::cli`].
 
-fn main() {}
+fn main() {
+    avleak::target::tracer::become_tracer_if_asked();
+}

@@ -1,1 +1,82 @@
-//! placeholder
+//! Names code addresses of the target: function, inlined functions, source line, or module and offset.
+//!
+//! [`Symbolizer`] is the door. Below it: [`table`] (sized function symbols), `elf` (reading an ELF file without trusting it),
+//! `locate` (finding the right file, and proving that it is the right one), `dwarf` (lines and inlined functions by
+//! addr2line), [`demangle`], [`key`] (an address's identity that is the same in every run).
+//!
+//! Guarantees: a file is used only where its build id is the one that the process loaded; paths are those of the target and
+//! stay below its root; a module is opened at its first address; a corrupt file costs its names and leaves a note.
+//! Not for: code without a module (JITs, Go functions), which keeps its absolute address.
+
+use std::path::{Path, PathBuf};
+
+use avleak_wire::layout;
+
+use crate::address::TargetRange;
+
+pub mod demangle;
+mod dwarf;
+mod elf;
+pub mod key;
+mod locate;
+mod symbolizer;
+pub mod table;
+#[cfg(test)]
+mod tests;
+
+pub use key::{FrameKey, StableHasher};
+pub use symbolizer::Symbolizer;
+pub use table::{Symbol, SymbolTable};
+
+/// One loaded ELF object of the target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Module {
+    /// Its number on the wire; stacks name modules by it.
+    pub index: u32,
+    /// Load bias: runtime address minus the address in the file.
+    pub base: u64,
+    /// From its lowest mapped byte to one past its highest.
+    pub range: TargetRange,
+    /// As the target names it; may end in ` (deleted)`.
+    pub path: PathBuf,
+    /// The GNU build id that was in memory; empty where the module has none.
+    pub build_id: Vec<u8>,
+    /// `avleak_wire::layout::MODULE_*`.
+    pub flags: u32,
+}
+
+impl Module {
+    /// One of FFmpeg's libraries.
+    pub fn is_libav(&self) -> bool {
+        is_libav(self.flags)
+    }
+
+    /// libavleak.so itself: its frames belong in no report.
+    pub fn is_own(&self) -> bool {
+        self.flags & layout::MODULE_SELF != 0
+    }
+
+    /// The path without the kernel's ` (deleted)`.
+    pub fn clean_path(&self) -> &Path {
+        without_deleted(&self.path).0
+    }
+
+    /// The file's name without its folder, as reports show it.
+    pub fn name(&self) -> Option<String> {
+        self.clean_path().file_name().map(|n| n.to_string_lossy().into_owned())
+    }
+}
+
+/// These `MODULE_*` flags are of a module of FFmpeg's.
+pub fn is_libav(flags: u32) -> bool {
+    flags & (layout::MODULE_FFMPEG | layout::MODULE_LIBAVUTIL) != 0
+}
+
+/// The path without ` (deleted)`, and whether it had that.
+fn without_deleted(path: &Path) -> (&Path, bool) {
+    use std::os::unix::ffi::OsStrExt;
+    match path.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(bytes) => (Path::new(std::ffi::OsStr::from_bytes(bytes)), true),
+        None => (path, false),
+    }
+}

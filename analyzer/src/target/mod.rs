@@ -1,3 +1,13 @@
 //! Reading the target: the only code that touches it.
+//!
+//! [`process_memory`] reads its memory, [`maps`] says what lies where, [`threads`] lists threads and their registers,
+//! [`tracer`] stops it when it is about to end, [`child`] starts it.
+//!
+//! **Architecture Invariant**: nothing here writes to the target's memory or registers.
 
+pub mod child;
+pub mod maps;
 pub mod memory;
+pub mod process_memory;
+pub mod threads;
+pub mod tracer;

@@ -1,0 +1,199 @@
+//! Names the frames of one target's stacks, each address once.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::demangle::{demangle, is_mangled};
+use super::dwarf::{Dwarf, Site};
+use super::key::FrameKey;
+use super::locate::{Found, Places};
+use super::{Module, SymbolTable, elf};
+use crate::report::model::Frame;
+
+/// Where distributions put separate debug files.
+const DEBUG_DIR: &str = "/usr/lib/debug";
+
+/// Names code addresses of one target.
+pub struct Symbolizer {
+    places: Option<Places>,
+    modules: HashMap<u32, Module>,
+    /// By the module's path and build id: a library that is loaded again is read once.
+    files: HashMap<(PathBuf, Vec<u8>), Names>,
+    frames: HashMap<(Option<u32>, u64), Arc<[Frame]>>,
+    symbols: HashMap<(u32, u64), Option<Arc<str>>>,
+    notes: Vec<String>,
+}
+
+/// What is known of one file.
+#[derive(Default)]
+struct Names {
+    table: SymbolTable,
+    /// Opened when a line is first asked for: that is when a report is made, names are needed for every stack. `Some(None)`:
+    /// there is none.
+    dwarf: Option<Option<Dwarf>>,
+}
+
+impl Symbolizer {
+    /// For a target whose files lie below `root` (`/proc/PID/root` for one in a container), `None` for the analyzer's own.
+    pub fn new(root: Option<&Path>) -> Self {
+        Self::with_debug_dirs(root, vec![DEBUG_DIR.into()])
+    }
+
+    /// Like [`new`](Self::new), with separate debug files below `debug_dirs` of the target's root.
+    pub fn with_debug_dirs(root: Option<&Path>, debug_dirs: Vec<PathBuf>) -> Self {
+        let mut notes = Vec::new();
+        let places = match Places::new(root, debug_dirs) {
+            Ok(places) => Some(places),
+            Err(e) => {
+                let root = root.unwrap_or(Path::new("/")).display();
+                notes.push(format!("cannot open the target's root {root}: {e}: functions have no names"));
+                None
+            }
+        };
+        Self {
+            places,
+            modules: HashMap::new(),
+            files: HashMap::new(),
+            frames: HashMap::new(),
+            symbols: HashMap::new(),
+            notes,
+        }
+    }
+
+    /// Makes a module known, or better known; it is opened when its first address is asked for.
+    pub fn add_module(&mut self, module: Module) {
+        let index = module.index;
+        if self.modules.get(&index) == Some(&module) {
+            return;
+        }
+        if self.modules.insert(index, module).is_some() {
+            self.frames.retain(|(m, _), _| *m != Some(index));
+            self.symbols.retain(|(m, _), _| *m != index);
+        }
+    }
+
+    /// The module of this number.
+    pub fn module(&self, index: u32) -> Option<&Module> {
+        self.modules.get(&index)
+    }
+
+    /// This frame is libavleak.so's own and belongs in no report.
+    pub fn is_own_frame(&self, module: Option<u32>) -> bool {
+        module.and_then(|m| self.modules.get(&m)).is_some_and(Module::is_own)
+    }
+
+    /// The same in every run: what a leak group's id is made of.
+    pub fn key(&self, module: Option<u32>, return_address: u64) -> FrameKey {
+        FrameKey::new(module.and_then(|m| self.modules.get(&m)), return_address)
+    }
+
+    /// The linker name of the function whose range holds the call that returns to `return_address`. `None`: a static
+    /// function of a stripped library, or nothing is known. Reads no debug information.
+    pub fn symbol(&mut self, module: Option<u32>, return_address: u64) -> Option<Arc<str>> {
+        let index = module?;
+        if let Some(known) = self.symbols.get(&(index, return_address)) {
+            return known.clone();
+        }
+        let module = self.modules.get(&index)?;
+        let svma = return_address.wrapping_sub(1).wrapping_sub(module.base);
+        let names = names(&mut self.files, &mut self.notes, self.places.as_ref(), module);
+        let symbol = names.table.lookup(svma).map(|s| Arc::from(s.name));
+        self.symbols.insert((index, return_address), symbol.clone());
+        symbol
+    }
+
+    /// The module's static functions have names too. `None` for a module that is not known.
+    pub fn is_complete(&mut self, module: u32) -> Option<bool> {
+        let module = self.modules.get(&module)?;
+        Some(names(&mut self.files, &mut self.notes, self.places.as_ref(), module).table.complete())
+    }
+
+    /// The functions at the call that returns to `return_address`: inlined ones first, innermost first. Never empty: where
+    /// nothing is known the frame has module and offset only.
+    pub fn frames(&mut self, module: Option<u32>, return_address: u64) -> Arc<[Frame]> {
+        if let Some(known) = self.frames.get(&(module, return_address)) {
+            return known.clone();
+        }
+        let symbol = self.symbol(module, return_address);
+        let call = return_address.wrapping_sub(1);
+        let frames: Arc<[Frame]> = match module.and_then(|m| self.modules.get(&m)) {
+            None => Arc::new([Frame { offset: call, ..Frame::default() }]),
+            Some(module) => {
+                let svma = call.wrapping_sub(module.base);
+                let places = self.places.as_ref();
+                let names = names(&mut self.files, &mut self.notes, places, module);
+                let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.notes, places, module)));
+                let sites = dwarf.as_mut().map(|d| d.sites(svma)).unwrap_or_default();
+                let blank = Frame { module: module.name(), offset: svma, libav: module.is_libav(), ..Frame::default() };
+                merge(sites, symbol.as_deref(), &blank).into()
+            }
+        };
+        self.frames.insert((module, return_address), frames.clone());
+        frames
+    }
+
+    /// What could not be named and why, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+}
+
+/// The names in `module`'s file, found at the first call.
+fn names<'a>(
+    files: &'a mut HashMap<(PathBuf, Vec<u8>), Names>,
+    notes: &mut Vec<String>,
+    places: Option<&Places>,
+    module: &Module,
+) -> &'a mut Names {
+    files
+        .entry((module.path.clone(), module.build_id.clone()))
+        .or_insert_with(|| Names { table: table(&find(notes, places, module)), dwarf: None })
+}
+
+/// Looks for the module's files; they are closed again once they are read: a process may have loaded a thousand.
+fn find(notes: &mut Vec<String>, places: Option<&Places>, module: &Module) -> Found {
+    let mut found = places.map(|p| p.find(module)).unwrap_or_default();
+    if let Some(note) = found.note.take().filter(|n| !notes.contains(n)) {
+        notes.push(note);
+    }
+    found
+}
+
+/// The fullest table of functions: the file's own .symtab, its debug file's, its .dynsym.
+fn table(found: &Found) -> SymbolTable {
+    let of =
+        |file: Option<&super::locate::ElfFile>| file.and_then(|f| elf::functions(&f.file).ok()).unwrap_or_default();
+    let main_is_full = found.main.as_ref().is_some_and(|m| m.identity.has_symtab);
+    let main = of(found.main.as_ref());
+    if main.complete() || (main_is_full && found.debug.is_none()) {
+        return main;
+    }
+    let debug = of(found.debug.as_ref());
+    if debug.is_empty() { main } else { debug }
+}
+
+fn open_dwarf(found: &Found) -> Option<Dwarf> {
+    let with_dwarf = [&found.main, &found.debug].into_iter().flatten().find(|f| f.identity.has_dwarf)?;
+    Dwarf::open(&with_dwarf.file, found.supplement.as_ref().map(|f| &f.file))
+}
+
+/// Joins what the debug information says with the symbol table's name.
+fn merge(sites: Vec<Site>, symbol: Option<&str>, blank: &Frame) -> Vec<Frame> {
+    if sites.is_empty() {
+        return vec![Frame { function: symbol.map(demangle), ..blank.clone() }];
+    }
+    let last = sites.len() - 1;
+    let of = |(i, site): (usize, Site)| {
+        // Some functions (lambdas, those in anonymous namespaces) have only a short name in DWARF.
+        let symbol = symbol.filter(|_| i == last);
+        let name = match (&site.function, symbol) {
+            (Some(name), Some(symbol)) if is_mangled(symbol) && !is_mangled(name) => Some(symbol),
+            (Some(name), _) => Some(name.as_str()),
+            (None, symbol) => symbol,
+        };
+        let function = name.map(demangle);
+        Frame { function, file: site.file, line: site.line, inlined: i != last, ..blank.clone() }
+    };
+    sites.into_iter().enumerate().map(of).collect()
+}

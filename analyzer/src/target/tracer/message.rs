@@ -1,0 +1,85 @@
+//! What the analyzer and its tracer process say to each other: one JSON message a packet of a SOCK_SEQPACKET socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::model::Ended;
+use crate::target::threads::ThreadState;
+
+/// Longest message, bytes; a thread's registers take less than a tenth.
+pub(super) const LONGEST: usize = 64 << 10;
+
+/// To the tracer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Command {
+    /// First of all: how long an ending process is held unless released, milliseconds.
+    Hold { ms: u64 },
+    /// Trace this process; answered by `Seized` with the same id.
+    Seize { id: u64, pid: i32 },
+    /// Let it end.
+    Release { pid: i32 },
+    /// Hold it for another full time.
+    Keep { pid: i32 },
+}
+
+/// From the tracer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// The answer to `Seize`.
+    Seized { id: u64, failure: Option<SeizeFailure> },
+    /// One stopped thread of a process whose `Ending` follows.
+    Thread { pid: i32, thread: Registers },
+    /// See [`super::TracerEvent::Ending`].
+    Ending { pid: i32, ended: Ended, all_stopped: bool },
+    /// See [`super::TracerEvent::Exec`].
+    Exec { pid: i32 },
+    /// See [`super::TracerEvent::Gone`].
+    Gone { pid: i32, ended: Option<Ended> },
+    /// See [`super::TracerEvent::Expired`].
+    Expired { pid: i32 },
+}
+
+/// Why a process could not be seized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SeizeFailure {
+    pub(super) errno: i32,
+    /// Who traces it already; 0: nobody.
+    pub(super) tracer: i32,
+}
+
+/// A [`ThreadState`] on the wire: values in the order of the names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Registers {
+    tid: i32,
+    fs_base: u64,
+    values: Vec<u64>,
+    vector_words: Vec<u64>,
+}
+
+impl From<ThreadState> for Registers {
+    fn from(state: ThreadState) -> Self {
+        let values = state.registers.iter().map(|&(_, value)| value).collect();
+        Self { tid: state.tid, fs_base: state.fs_base, values, vector_words: state.vector_words }
+    }
+}
+
+impl From<Registers> for ThreadState {
+    fn from(r: Registers) -> Self {
+        Self::from_values(r.tid, r.fs_base, &r.values, r.vector_words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_thread_fits_a_packet() {
+        // 16 KiB of vector state, every word a pointer of the greatest length.
+        let state = ThreadState::from_values(i32::MAX, 1 << 55, &[u64::MAX; 18], vec![(1 << 56) - 1; 2048]);
+        let message = Message::Thread { pid: i32::MAX, thread: state.clone().into() };
+        let bytes = serde_json::to_vec(&message).unwrap();
+        assert!(bytes.len() < LONGEST, "{}", bytes.len());
+        let Message::Thread { thread, .. } = serde_json::from_slice(&bytes).unwrap() else { panic!() };
+        assert_eq!(ThreadState::from(thread), state);
+    }
+}

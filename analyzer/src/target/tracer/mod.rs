@@ -1,0 +1,381 @@
+//! The tracer: a tiny process of its own that stops a target when it is about to end, with its memory whole.
+//!
+//! ```text
+//! analyzer ──Seize, Release, Keep──▶ tracer ──ptrace──▶ every thread of the target
+//!          ◀──Seized, Ending, Exec, Gone──
+//! ```
+//! It is this executable again, started as `avleak tracer FD` in a session of its own: no Ctrl-C, Ctrl-Z or hang-up of the
+//! terminal reaches it, and no thread of the analyzer ever delays a target's signals, which all pass through it.
+//!
+//! **Architecture Invariant**: no path leaves a target stopped. A process whose end was reported is held for a limited time
+//! only; if the analyzer's socket closes the tracer exits; if the tracer dies, by whatever, the kernel lets its targets go on.
+//!
+//! Limits: a target that executes a setuid program *itself* runs it without the rights (children are not traced). The end
+//! of a process is not seen where the kernel gives no exit stop; [`TracerEvent::Gone`] says so.
+
+mod engine;
+mod message;
+mod process;
+pub(crate) mod ptrace;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use self::message::{Command, LONGEST, Message, SeizeFailure};
+use super::threads::ThreadState;
+use crate::report::model::Ended;
+
+/// The hidden subcommand that starts a tracer.
+pub const SUBCOMMAND: &str = "tracer";
+
+/// What happens to a traced process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TracerEvent {
+    /// The process is about to end and is held: its memory can be read through any of `threads`. Say
+    /// [`Tracer::release`] when done.
+    Ending {
+        /// Process id.
+        pid: i32,
+        /// How it ends.
+        ended: Ended,
+        /// Its stopped threads.
+        threads: Vec<ThreadState>,
+        /// False: some thread did not stop in time (it waits in the kernel); its registers are missing, and it may run on.
+        all_stopped: bool,
+    },
+    /// It replaced itself by another program, whose memory is new; it is no longer traced.
+    Exec {
+        /// Process id.
+        pid: i32,
+    },
+    /// It vanished without an end that could be held, or while it was held.
+    Gone {
+        /// Process id.
+        pid: i32,
+        /// How it ended, where that is known.
+        ended: Option<Ended>,
+    },
+    /// It was held for the longest allowed time and has been let go: what was read after that is worth nothing.
+    Expired {
+        /// Process id.
+        pid: i32,
+    },
+    /// The tracer process is gone. Its targets run on, untraced.
+    Lost,
+}
+
+/// Why a process is not traced.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The tracer could not be started.
+    #[error("cannot start the tracer process ({exe}): {source}")]
+    Start {
+        /// The executable.
+        exe: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else traces it.
+    #[error("cannot trace process {pid}: EPERM, process {tracer} ({name}) traces it already (detach that debugger or strace)")]
+    AlreadyTraced {
+        /// The target.
+        pid: i32,
+        /// Who does.
+        tracer: i32,
+        /// Its name.
+        name: String,
+    },
+    /// Not allowed.
+    #[error(
+        "cannot trace process {pid}: {source} (run avleak as the same user or as root, allow the system call ptrace, or \
+         set /proc/sys/kernel/yama/ptrace_scope to 0)"
+    )]
+    Denied {
+        /// The target.
+        pid: i32,
+        /// EPERM, EACCES or ENOSYS.
+        source: io::Error,
+    },
+    /// It is gone.
+    #[error("cannot trace process {pid}: ESRCH, it has ended")]
+    NoSuchProcess {
+        /// The target.
+        pid: i32,
+    },
+    /// Another failure.
+    #[error("cannot trace process {pid}: {source}")]
+    Failed {
+        /// The target.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// No answer in time. The attempt goes on: if it succeeds, events of the process will come all the same.
+    #[error("cannot tell whether process {pid} is traced: the tracer gave no answer within {ms} ms (is the machine overloaded?)")]
+    Slow {
+        /// The target.
+        pid: i32,
+        /// How long was waited.
+        ms: u128,
+    },
+    /// The tracer process is gone.
+    #[error("cannot reach the tracer process: it has ended (start the command again)")]
+    Lost,
+}
+
+/// How the tracer works.
+#[derive(Debug, Clone)]
+pub struct TracerOptions {
+    /// The `avleak` executable.
+    pub exe: PathBuf,
+    /// How long an ending process is held at most, unless [`Tracer::keep`] is said.
+    pub hold: Duration,
+    /// How long [`Tracer::seize`] waits.
+    pub patience: Duration,
+}
+
+impl Default for TracerOptions {
+    /// This executable, 30 s, 100 ms.
+    fn default() -> Self {
+        let (hold, patience) = (Duration::from_secs(30), Duration::from_millis(100));
+        Self { exe: PathBuf::from("/proc/self/exe"), hold, patience }
+    }
+}
+
+type Answers = Mutex<HashMap<u64, Sender<Option<SeizeFailure>>>>;
+
+#[derive(Debug)]
+struct Shared {
+    socket: OwnedFd,
+    answers: Answers,
+    lost: AtomicBool,
+    closing: AtomicBool,
+}
+
+/// A running tracer. Dropping it lets every target go on.
+#[derive(Debug)]
+pub struct Tracer {
+    shared: Arc<Shared>,
+    child: Child,
+    events: Receiver<TracerEvent>,
+    reader: Option<JoinHandle<()>>,
+    next_id: AtomicU64,
+    patience: Duration,
+}
+
+impl Tracer {
+    /// Starts a tracer with the default options.
+    ///
+    /// # Errors
+    /// [`TraceError::Start`].
+    pub fn spawn() -> Result<Self, TraceError> {
+        Self::spawn_with(TracerOptions::default())
+    }
+
+    /// Starts a tracer.
+    ///
+    /// # Errors
+    /// [`TraceError::Start`].
+    pub fn spawn_with(options: TracerOptions) -> Result<Self, TraceError> {
+        let start = |source: io::Error| TraceError::Start { exe: options.exe.clone(), source };
+        let kind = SocketType::SEQPACKET;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| start(errno.into()))?;
+        let mut command = Process::new(&options.exe);
+        command.arg(SUBCOMMAND).arg(theirs.as_raw_fd().to_string());
+        // Its own stderr would keep a pipe open that somebody reads to its end.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        super::child::in_own_session_with(&mut command, theirs.as_raw_fd());
+        let child = command.spawn().map_err(start)?;
+        drop(theirs);
+
+        let shared = Arc::new(Shared {
+            socket: ours,
+            answers: Mutex::default(),
+            lost: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        });
+        let (sender, events) = crossbeam_channel::unbounded();
+        let for_reader = Arc::clone(&shared);
+        let reader = std::thread::Builder::new()
+            .name("tracer-events".into())
+            .spawn(move || read_messages(&for_reader, &sender))
+            .map_err(start)?;
+        let (next_id, patience) = (AtomicU64::new(1), options.patience);
+        let tracer = Self { shared, child, events, reader: Some(reader), next_id, patience };
+        let ms = u64::try_from(options.hold.as_millis()).unwrap_or(u64::MAX);
+        tracer.say(&Command::Hold { ms }).map_err(|_| start(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(tracer)
+    }
+
+    /// Traces every thread of a process, also those to come; not its children. Already traced by this tracer is success.
+    /// Waits at most [`TracerOptions::patience`].
+    ///
+    /// # Errors
+    /// All but [`TraceError::Start`].
+    pub fn seize(&self, pid: i32) -> Result<(), TraceError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        self.lock_answers().insert(id, sender);
+        let told = self.say(&Command::Seize { id, pid });
+        let answered = told.map(|()| answer.recv_timeout(self.patience));
+        self.lock_answers().remove(&id);
+        match answered? {
+            Ok(None) => Ok(()),
+            Ok(Some(failure)) => Err(explain(pid, failure)),
+            Err(_) if self.shared.lost.load(Ordering::Acquire) => Err(TraceError::Lost),
+            Err(_) => Err(TraceError::Slow { pid, ms: self.patience.as_millis() }),
+        }
+    }
+
+    /// Lets a held process finish dying; stops tracing one that still runs.
+    ///
+    /// # Errors
+    /// [`TraceError::Lost`]: then it was let go by the kernel.
+    pub fn release(&self, pid: i32) -> Result<(), TraceError> {
+        self.say(&Command::Release { pid })
+    }
+
+    /// Starts the time for which a held process is held at most anew: say it now and then while a long check runs.
+    ///
+    /// # Errors
+    /// [`TraceError::Lost`].
+    pub fn keep(&self, pid: i32) -> Result<(), TraceError> {
+        self.say(&Command::Keep { pid })
+    }
+
+    /// What happens to the traced processes. Events wait here for as long as nobody takes them.
+    pub fn events(&self) -> Receiver<TracerEvent> {
+        self.events.clone()
+    }
+
+    /// The tracer's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn say(&self, command: &Command) -> Result<(), TraceError> {
+        let bytes = serde_json::to_vec(command).map_err(|_| TraceError::Lost)?;
+        loop {
+            match rustix::net::send(&self.shared.socket, &bytes, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Err(TraceError::Lost),
+            }
+        }
+    }
+
+    fn lock_answers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Sender<Option<SeizeFailure>>>> {
+        self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
+        let until = Instant::now() + Duration::from_secs(1);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                // Its death lets the targets go on as well.
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+fn read_messages(shared: &Shared, events: &Sender<TracerEvent>) {
+    let mut gathered: HashMap<i32, Vec<ThreadState>> = HashMap::new();
+    let mut buffer = vec![0; LONGEST];
+    loop {
+        let got = match rustix::net::recv(&shared.socket, &mut buffer[..], RecvFlags::empty()) {
+            Ok((0, _)) => break,
+            Ok((got, _)) => got,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => break,
+        };
+        let Ok(message) = serde_json::from_slice(&buffer[..got.min(LONGEST)]) else { continue };
+        let event = match message {
+            Message::Seized { id, failure } => {
+                let answer = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                if let Some(answer) = answer {
+                    let _ = answer.send(failure);
+                }
+                continue;
+            }
+            Message::Thread { pid, thread } => {
+                gathered.entry(pid).or_default().push(thread.into());
+                continue;
+            }
+            Message::Ending { pid, ended, all_stopped } => {
+                let threads = gathered.remove(&pid).unwrap_or_default();
+                TracerEvent::Ending { pid, ended, threads, all_stopped }
+            }
+            Message::Exec { pid } => TracerEvent::Exec { pid },
+            Message::Gone { pid, ended } => TracerEvent::Gone { pid, ended },
+            Message::Expired { pid } => TracerEvent::Expired { pid },
+        };
+        // Nobody listens any more: go on, so that the tracer never waits for us.
+        let _ = events.send(event);
+    }
+    shared.lost.store(true, Ordering::Release);
+    // Wakes everybody who waits for an answer.
+    shared.answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    if !shared.closing.load(Ordering::Acquire) {
+        let _ = events.send(TracerEvent::Lost);
+    }
+}
+
+fn explain(pid: i32, failure: SeizeFailure) -> TraceError {
+    let source = io::Error::from_raw_os_error(failure.errno);
+    match failure.errno {
+        libc::ESRCH => TraceError::NoSuchProcess { pid },
+        libc::EPERM if failure.tracer != 0 => {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", failure.tracer)).unwrap_or_default();
+            TraceError::AlreadyTraced { pid, tracer: failure.tracer, name: name.trim_end().to_owned() }
+        }
+        libc::EPERM | libc::EACCES | libc::ENOSYS => TraceError::Denied { pid, source },
+        _ => TraceError::Failed { pid, source },
+    }
+}
+
+/// Becomes the tracer if this process was started as one: call it first in `main`. Returns otherwise.
+pub fn become_tracer_if_asked() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|arg| arg == SUBCOMMAND)
+        && let Some(fd) = args.next().and_then(|arg| arg.to_str()?.parse().ok())
+        && args.next().is_none()
+    {
+        tracer_main(fd);
+    }
+}
+
+/// The tracer process: serves the analyzer on socket `fd` until that closes, then ends. Its exit status is 0, or 2 where
+/// `fd` is no socket of an analyzer.
+pub fn tracer_main(fd: i32) -> ! {
+    let socket = ptrace::adopt_fd(fd).filter(|fd| rustix::net::sockopt::socket_type(fd) == Ok(SocketType::SEQPACKET));
+    if let Some(socket) = socket
+        && let Ok(signals) = ptrace::prepare()
+    {
+        let engine::Done = engine::run(socket, signals);
+        std::process::exit(0);
+    }
+    eprintln!("avleak: `{SUBCOMMAND}` is for avleak's own use and needs its socket (see `avleak --help`)");
+    std::process::exit(2)
+}
