@@ -2,12 +2,13 @@
 //!
 //! The way of a fact: [`session`] (socket, segment, rings) → [`live`] (live set, lifetimes) → [`typing`] (what a block is,
 //! by its stack, with [`symbols`]) → [`target`] (the process's memory, threads, end) → [`reach`] (classes) → [`graph`]
-//! (frames, buffers, refs) → [`report`] (leak groups) → [`render`] (text, JSON).
+//! (frames, buffers, refs), led by [`check`] → [`report`] (leak groups) → [`render`] (text, JSON).
 //!
 //! Guarantees: it never writes to the target; it treats the segment and the target's memory as hostile; `reach` reads memory
 //! through a trait and `render` sees only the report model.
 
 pub mod address;
+pub mod check;
 pub mod cli;
 pub mod graph;
 pub mod kind;

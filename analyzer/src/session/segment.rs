@@ -44,8 +44,8 @@ pub struct Segment {
     ring_slots: u32,
 }
 
-/// One stack, innermost first: return address and module number.
-pub type RawStack = Vec<(u64, Option<u32>)>;
+/// One stack, innermost first: module number and return address.
+pub type RawStack = Vec<(Option<u32>, u64)>;
 
 /// Deeper stacks are cut: no producer writes them.
 const MAX_DEPTH: usize = 1024;
@@ -136,7 +136,7 @@ impl Segment {
             // SAFETY: below the count, hence inside the mapping; atomics only.
             let node = unsafe { &*self.map.as_ptr().add(offset).cast::<wire::StackNode>() };
             let pc = node.pc.load(Ordering::Acquire);
-            stack.push((pc, node.module.load(Ordering::Relaxed).checked_sub(1)));
+            stack.push((node.module.load(Ordering::Relaxed).checked_sub(1), pc));
             id = node.parent.load(Ordering::Relaxed);
         }
         stack

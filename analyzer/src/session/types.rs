@@ -9,7 +9,7 @@ use rustc_hash::FxBuildHasher;
 use super::segment::Segment;
 use crate::kind::ObjectKind;
 use crate::symbols::Symbolizer;
-use crate::typing::{self, TypingFrame};
+use crate::typing::{self, Doubt, Typing};
 
 /// Stacks of one session, typed as they come.
 pub struct StackTypes {
@@ -18,14 +18,13 @@ pub struct StackTypes {
     /// Names of the session's modules.
     pub symbolizer: Symbolizer,
     modules: u32,
-    /// By stack id: the size first seen with it, and the kind.
-    first: Vec<Option<(u64, ObjectKind)>>,
+    /// By stack id: the size first seen with it, and the type.
+    first: Vec<Option<(u64, Typing)>>,
     /// Other sizes of the same stack.
-    others: HashMap<(u32, u64), ObjectKind, FxBuildHasher>,
+    others: HashMap<(u32, u64), Typing, FxBuildHasher>,
 }
 
-/// More frames than this do not change what a block is.
-const FRAMES: usize = 24;
+const PLAIN: Typing = Typing { kind: ObjectKind::Plain, doubt: Doubt::None, maker: None, caller: None };
 
 impl StackTypes {
     /// Nothing typed yet. `root`: the target's root folder where it is not ours.
@@ -51,63 +50,55 @@ impl StackTypes {
         self.modules = count;
     }
 
-    /// The kind of a block of `size` bytes made on `stack`.
+    /// The kind of a block of `size` bytes made on `stack`, as far as the stack tells.
     #[inline]
     pub fn kind_of(&mut self, stack: u32, size: u64) -> ObjectKind {
+        self.typing_of(stack, size).kind
+    }
+
+    /// The same with what the stack cannot tell.
+    #[inline]
+    pub fn typing_of(&mut self, stack: u32, size: u64) -> Typing {
         match self.first.get(stack as usize) {
-            Some(&Some((known, kind))) if known == size => kind,
-            _ => self.kind_of_new(stack, size),
+            Some(&Some((known, typing))) if known == size => typing,
+            _ => self.typing_of_new(stack, size),
         }
     }
 
     #[cold]
-    fn kind_of_new(&mut self, stack: u32, size: u64) -> ObjectKind {
+    fn typing_of_new(&mut self, stack: u32, size: u64) -> Typing {
         if stack == 0 || stack >= avleak_wire::layout::MAX_NODES {
-            return ObjectKind::Plain;
+            return PLAIN;
         }
         let at = stack as usize;
-        if let Some(Some((_, first_kind))) = self.first.get(at) {
-            if *first_kind == ObjectKind::Plain {
+        if let Some(Some((_, first))) = self.first.get(at) {
+            if first.kind == ObjectKind::Plain {
                 // Not FFmpeg's, whatever the size.
-                return ObjectKind::Plain;
+                return *first;
             }
-            if let Some(&kind) = self.others.get(&(stack, size)) {
-                return kind;
+            if let Some(&typing) = self.others.get(&(stack, size)) {
+                return typing;
             }
-            let kind = self.type_stack(stack, size);
+            let typing = self.type_stack(stack, size);
             // Payload comes in many sizes; what differs by size is small.
             if size < 4096 {
-                self.others.insert((stack, size), kind);
+                self.others.insert((stack, size), typing);
             }
-            return kind;
+            return typing;
         }
-        let kind = self.type_stack(stack, size);
+        let typing = self.type_stack(stack, size);
         if self.first.len() <= at {
             self.first.resize(at + 1, None);
         }
-        self.first[at] = Some((size, kind));
-        kind
+        self.first[at] = Some((size, typing));
+        typing
     }
 
-    fn type_stack(&mut self, stack: u32, size: u64) -> ObjectKind {
+    fn type_stack(&mut self, stack: u32, size: u64) -> Typing {
         let raw = self.segment.stack(stack);
-        if raw.iter().take(FRAMES).any(|frame| frame.1.is_some_and(|module| module >= self.modules)) {
+        if raw.iter().any(|frame| frame.0.is_some_and(|module| module >= self.modules)) {
             self.learn_modules();
         }
-        let mut names = Vec::with_capacity(FRAMES);
-        for &(pc, module) in raw.iter().filter(|frame| !self.symbolizer.is_own_frame(frame.1)).take(FRAMES) {
-            let flags = module.and_then(|module| self.symbolizer.module(module)).map_or(0, |module| module.flags);
-            // Only libav's names matter, and the first frame outside ends the search.
-            let libav = crate::symbols::is_libav(flags);
-            names.push((flags, if libav { self.symbolizer.symbol(module, pc) } else { None }));
-            if !libav && names.len() > 2 {
-                break;
-            }
-        }
-        let frames: Vec<TypingFrame<'_>> = names
-            .iter()
-            .map(|(module_flags, symbol)| TypingFrame { module_flags: *module_flags, symbol: symbol.as_deref() })
-            .collect();
-        typing::kind_of(&frames, size)
+        typing::type_addresses(&mut self.symbolizer, &raw, size)
     }
 }

@@ -1,0 +1,384 @@
+//! One check: from a drained session and the process's memory to the report of it.
+//!
+//! [`roots`] says where the search begins, [`stacks`] names and keys stacks, [`grouping`] makes leak groups of blocks.
+
+mod grouping;
+mod roots;
+mod stacks;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use avleak_wire::layout::{self as wire, API_NAMES};
+use rustc_hash::FxHashMap;
+
+use crate::address::TargetRange;
+use crate::graph::{Graph, formats};
+use crate::kind::ObjectKind;
+use crate::live::LiveBlock;
+use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
+use crate::report::model::{
+    Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target,
+};
+use crate::report::{groups, verdict};
+use crate::session::drain::Drained;
+use crate::target::maps::{self, Mapping};
+use crate::target::memory::Memory;
+use crate::target::process_memory::{CachedMemory, ProcessMemory};
+use crate::target::threads::ThreadState;
+use crate::typing;
+
+/// Who is checked.
+pub struct Subject {
+    /// Process id.
+    pub pid: i32,
+    /// Its executable.
+    pub exe: String,
+    /// Its command line.
+    pub argv: Vec<String>,
+    /// How it ended, where known.
+    pub ended: Option<Ended>,
+    /// What its session brought together.
+    pub drained: Drained,
+    /// How its memory is reached.
+    pub reach: Reach,
+    /// What the report should say beside what the check finds out.
+    pub notes: Vec<String>,
+}
+
+/// How the memory is reached.
+pub enum Reach {
+    /// Every thread is held by the tracer.
+    Held {
+        /// Their registers.
+        threads: Vec<ThreadState>,
+        /// False: some thread could not be stopped.
+        all_stopped: bool,
+    },
+    /// Not at all; why.
+    Gone(String),
+}
+
+/// How a check is asked for.
+pub struct Order<'a> {
+    /// What counts as a leak.
+    pub level: Level,
+    /// Bytes done and to do, now and then.
+    pub progress: &'a dyn Fn(u64, u64),
+    /// Set to end the check early.
+    pub cancel: &'a AtomicBool,
+    /// Called as soon as the memory is not needed any more: the process can go.
+    pub release: &'a dyn Fn(),
+    /// When the process was stopped.
+    pub stopped_at: Instant,
+}
+
+/// What one look at the memory found.
+struct Looked {
+    reachability: Reachability,
+    graph: Graph,
+    formats: Formats,
+    labels: Vec<roots::Label>,
+    hidden: Vec<String>,
+}
+
+/// What format numbers mean, by the library that made a frame.
+#[derive(Default)]
+struct Formats {
+    /// By module.
+    tables: FxHashMap<u32, formats::PixelFormats>,
+    /// The libavutil on an allocation stack.
+    library_of: FxHashMap<u32, Option<u32>>,
+}
+
+impl Formats {
+    fn pixel(&self, stack: u32, number: i32) -> Option<&formats::Format> {
+        let table = self.tables.get(&(*self.library_of.get(&stack)?)?)?;
+        table.get(usize::try_from(number).ok()?)?.as_ref()
+    }
+}
+
+/// Checks and reports. Never fails: what cannot be found out is said in the report.
+pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
+    let started = SystemTime::now();
+    let begun = Instant::now();
+    let mut blocks = subject.drained.live.blocks();
+    let mut notes = std::mem::take(&mut subject.notes);
+    let mut means = MemoryMeans::None;
+    let mut unreadable = 0;
+    let looked = match &subject.reach {
+        Reach::Gone(why) => {
+            notes.push(why.clone());
+            None
+        }
+        Reach::Held { threads, all_stopped } => {
+            if !all_stopped {
+                notes.push("some threads could not be stopped: their registers and stacks may have moved on".into());
+            }
+            let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
+            let memory = CachedMemory::new(ProcessMemory::new(tid));
+            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, order) {
+                Ok(looked) => {
+                    means = MemoryMeans::Ptrace;
+                    Some(looked)
+                }
+                Err(why) => {
+                    notes.push(why);
+                    None
+                }
+            }
+        }
+    };
+    (order.release)();
+    let stopped_ms = order.stopped_at.elapsed().as_secs_f64() * 1e3;
+    if let Some(looked) = &looked {
+        unreadable = looked.reachability.unreadable_bytes;
+        notes.extend(looked.hidden.iter().cloned());
+        if looked.reachability.dropped_pointers > 0 {
+            notes.push(format!(
+                "{} pointers between lost blocks were too many to keep: some definitely lost blocks may be indirectly lost",
+                looked.reachability.dropped_pointers
+            ));
+        }
+    }
+    let drained = &mut subject.drained;
+    let observed = observed(drained);
+    let completeness = completeness(drained, means, unreadable, notes);
+    let duration = drained.clock.since_arming(drained.now);
+    let (no_graph, no_formats) = (Graph::default(), Formats::default());
+    let found = grouping::group(&mut grouping::Input {
+        blocks: &blocks,
+        graph: looked.as_ref().map_or(&no_graph, |looked| &looked.graph),
+        formats: looked.as_ref().map_or(&no_formats, |looked| &looked.formats),
+        reachability: looked.as_ref().map(|looked| &looked.reachability),
+        labels: looked.as_ref().map_or(&[], |looked| &looked.labels),
+        drained,
+        level: order.level,
+        frames_allocated: observed.frames_allocated,
+        duration_s: duration,
+    });
+    let mut groups = found.groups;
+    groups::sort(&mut groups);
+    let mut completeness = completeness;
+    // Symbols are read while groups are made: what could not be named is known only now.
+    completeness.notes.extend(drained.types.symbolizer.notes());
+    if found.left_out > 0 {
+        completeness.notes.push(format!("{} smaller groups are only counted in the totals", found.left_out));
+    }
+    let judgement = verdict::verdict(order.level, &found.leaks, &observed, &completeness);
+    Report {
+        schema: SCHEMA.into(),
+        avleak: env!("CARGO_PKG_VERSION").into(),
+        verdict: judgement.verdict,
+        reason: judgement.reason,
+        level: order.level,
+        target: Target {
+            pid: subject.pid as u32,
+            exe: subject.exe,
+            argv: subject.argv,
+            ended: subject.ended,
+            started: time(SystemTime::UNIX_EPOCH + Duration::from_nanos(drained.armed_realtime_ns)),
+            duration_s: duration,
+        },
+        observed,
+        leaks: found.leaks,
+        totals: found.totals,
+        groups,
+        completeness,
+        check: Check {
+            started: time(started),
+            duration_s: begun.elapsed().as_secs_f64(),
+            stopped_ms,
+            scans: u32::from(looked.is_some()),
+        },
+    }
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Everything that needs the process's memory.
+fn look(
+    drained: &mut Drained,
+    blocks: &mut [LiveBlock],
+    memory: &CachedMemory<ProcessMemory>,
+    tid: i32,
+    threads: &[ThreadState],
+    order: &Order<'_>,
+) -> Result<Looked, String> {
+    let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
+    let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
+    drained.live.returned.forget_unmapped(&mapped);
+    for block in blocks.iter_mut().filter(|block| block.kind.is_libav() && !block.by_call_only) {
+        let typing = drained.types.typing_of(block.stack, block.size);
+        block.kind = typing::confirm(typing, TargetRange::with_len(block.address, block.size), memory);
+    }
+    let (graph, formats) = read_graph(drained, blocks, memory, &maps);
+    let list: Vec<reach::Block> = blocks
+        .iter()
+        .zip(&graph.scan)
+        .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
+        .collect();
+    let found = roots::find(drained, &maps, threads, &list);
+    let by_loader = loaders_blocks(drained, blocks, found.loader_label);
+    let reachability = reach::check(
+        memory.inner(),
+        &reach::Input {
+            blocks: &list,
+            roots: &found.roots,
+            registers: &found.registers,
+            root_blocks: &by_loader,
+            mapping: &|address| match maps::find(&maps, address) {
+                Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
+                Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
+                _ => reach::Mapping::Other,
+            },
+        },
+        &Control { progress: order.progress, cancel: order.cancel },
+    )
+    .map_err(|error| match error {
+        ReachError::Cancelled if order.cancel.load(Ordering::Relaxed) => {
+            "the check was interrupted before it had an answer".to_string()
+        }
+        error => format!("the check failed: {error}"),
+    })?;
+    if reachability.scanned_bytes == 0
+        && let Some(error) = memory.inner().failure()
+    {
+        return Err(format!("cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"));
+    }
+    let hidden = roots::hidden_ffmpegs(drained, &maps);
+    Ok(Looked { reachability, graph, formats, labels: found.labels, hidden })
+}
+
+fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {
+    // Which libavutil made a frame decides what its format number means.
+    let mut library_of: FxHashMap<u32, Option<u32>> = FxHashMap::default();
+    for block in blocks.iter().filter(|block| block.kind == ObjectKind::Frame) {
+        let (segment, symbolizer) = (&drained.segment, &drained.types.symbolizer);
+        library_of.entry(block.stack).or_insert_with(|| {
+            segment.stack(block.stack).iter().find_map(|frame| {
+                let module = symbolizer.module(frame.0?)?;
+                (module.flags & wire::MODULE_LIBAVUTIL != 0).then_some(module.index)
+            })
+        });
+    }
+    let mut tables: FxHashMap<u32, formats::PixelFormats> = FxHashMap::default();
+    for index in library_of.values().flatten() {
+        if let Some(module) = drained.types.symbolizer.module(*index) {
+            tables.entry(*index).or_insert_with(|| {
+                let ranges: Vec<TargetRange> = maps
+                    .iter()
+                    .filter(|mapping| {
+                        mapping.is_scannable() && !mapping.executable && mapping.range.start >= module.range.start
+                            && mapping.range.end <= module.range.end.next_multiple_of(wire::PAGE)
+                    })
+                    .map(|mapping| mapping.range)
+                    .collect();
+                formats::pixel_formats(memory, &ranges)
+            });
+        }
+    }
+    let formats = Formats { tables, library_of };
+    let graph = Graph::read(blocks, memory, &|block, number| formats.pixel(block.stack, number).cloned());
+    (graph, formats)
+}
+
+/// Blocks that ld.so asked for are roots: a thread's dtv is held by an interior pointer only.
+fn loaders_blocks(drained: &Drained, blocks: &[LiveBlock], label: u32) -> Vec<RootBlock> {
+    let mut known: FxHashMap<u32, bool> = FxHashMap::default();
+    let mut by_loader = |stack: u32| {
+        *known.entry(stack).or_insert_with(|| {
+            let frames = drained.segment.stack(stack);
+            let first = frames.iter().find(|frame| !drained.types.symbolizer.is_own_frame(frame.0));
+            first
+                .and_then(|frame| drained.types.symbolizer.module(frame.0?))
+                .is_some_and(|module| module.flags & wire::MODULE_LOADER != 0)
+        })
+    };
+    blocks
+        .iter()
+        .enumerate()
+        .filter(|(_, block)| block.kind == ObjectKind::Plain && by_loader(block.stack))
+        .map(|(index, _)| RootBlock { block: index as u32, label })
+        .collect()
+}
+
+fn observed(drained: &Drained) -> Observed {
+    let counts = &drained.live.counts;
+    let calls: BTreeMap<String, u64> =
+        API_NAMES.iter().zip(drained.calls).map(|(name, count)| ((*name).to_string(), count)).collect();
+    Observed {
+        frames_allocated: counts.frames_allocated,
+        frames_freed: counts.frames_freed,
+        packets_allocated: counts.packets_allocated,
+        packets_freed: counts.packets_freed,
+        objects_allocated: drained.live.sites.all_made().map(|(_, count)| count).sum(),
+        allocations: counts.allocations,
+        frees: counts.frees,
+        events_dropped: drained.dropped,
+        threads: drained.threads,
+        peak_blocks: counts.peak_blocks,
+        calls,
+    }
+}
+
+fn completeness(drained: &Drained, memory: MemoryMeans, unreadable_bytes: u64, mut notes: Vec<String>) -> Completeness {
+    let header = drained.segment.header();
+    let counts = &drained.live.counts;
+    let mut disagreements = Vec::new();
+    for (count, name) in
+        [(counts.frames_by_call_only, "av_frame_alloc"), (counts.packets_by_call_only, "av_packet_alloc")]
+    {
+        if count > 0 {
+            disagreements.push(format!(
+                "{name} returned {count} objects that no call of malloc was seen for (RTLD_DEEPBIND, --malloc-prefix, a malloc of its own): they are known by address and call only"
+            ));
+        }
+    }
+    if counts.called_but_typed_otherwise > 0 {
+        disagreements.push(format!(
+            "{} objects that av_frame_alloc or av_packet_alloc returned were made on stacks that say otherwise",
+            counts.called_but_typed_otherwise
+        ));
+    }
+    let mut note = |count: u64, text: &str| {
+        if count > 0 {
+            notes.push(format!("{count} {text}"));
+        }
+    };
+    note(header.nodes_exhausted.load(Ordering::Relaxed), "stacks were not stored: the table of stack nodes is full");
+    note(header.modules_exhausted.load(Ordering::Relaxed), "addresses lie in modules that were not recorded: the table is full");
+    note(header.slots_refused.load(Ordering::Relaxed), "call slots could not be patched: calls through them are not counted");
+    let verified = u64::from(header.verified_stacks.load(Ordering::Relaxed));
+    if verified > 0 {
+        notes.push(format!(
+            "verify=1: {verified} stacks were unwound twice, {} differed",
+            header.verify_differences.load(Ordering::Relaxed)
+        ));
+    }
+    if drained.waited_s > 0.1 {
+        notes.push(format!("the program waited {:.1} s in all for the analyzer to catch up", drained.waited_s));
+    }
+    if !drained.live.returned.is_complete() {
+        notes.push("too much address space was used to remember all of it: freed memory may hide leaks".into());
+    }
+    Completeness {
+        memory,
+        unreadable_bytes,
+        corrupt_rings: drained.corrupt_rings,
+        incomplete_stacks: header
+            .stacks_truncated
+            .load(Ordering::Relaxed)
+            .saturating_add(header.unwind_failures.load(Ordering::Relaxed)),
+        disagreements,
+        notes,
+    }
+}
+
+/// The class of a block, unclassified where memory was not read.
+fn class_of(reachability: Option<&Reachability>, index: u32) -> Class {
+    reachability.map_or(Class::Unclassified, |reachability| reachability.class(index))
+}

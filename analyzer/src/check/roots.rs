@@ -1,0 +1,155 @@
+//! Where the search begins in a held process: its writable mappings, its stacks, its registers, each with a name.
+
+use avleak_wire::layout as wire;
+
+use crate::address::TargetRange;
+use crate::reach::roots::{RootSources, StackRange, WritableRange};
+use crate::reach::{Block, Register, RootRange};
+use crate::session::drain::Drained;
+use crate::target::maps::Mapping;
+use crate::target::threads::ThreadState;
+
+/// What a root is, in a report's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label(pub String);
+
+/// Roots and their names.
+pub struct Found {
+    /// Ascending.
+    pub roots: Vec<RootRange>,
+    /// Of all threads.
+    pub registers: Vec<Register>,
+    /// By number.
+    pub labels: Vec<Label>,
+    /// For blocks that ld.so asked for.
+    pub loader_label: u32,
+}
+
+/// glibc keeps a thread's descriptor at the top of its stack; it is below this size in every version.
+const DESCRIPTOR_BYTES: u64 = 4096;
+
+/// Finds them.
+pub fn find(drained: &Drained, maps: &[Mapping], threads: &[ThreadState], blocks: &[Block]) -> Found {
+    let mut labels = Vec::new();
+    let mut label = |text: String| {
+        labels.push(Label(text));
+        labels.len() as u32 - 1
+    };
+    let loader_label = label("the dynamic loader".into());
+    let writable: Vec<WritableRange> = maps
+        .iter()
+        .enumerate()
+        .filter(|(_, mapping)| mapping.writable && mapping.is_scannable())
+        .map(|(at, mapping)| WritableRange { range: mapping.range, label: label(name(maps, at)) })
+        .collect();
+    let mut never: Vec<TargetRange> = maps
+        .iter()
+        .filter(|mapping| mapping.is_memfd() && mapping.name == "/memfd:avleak")
+        .map(|mapping| mapping.range)
+        .collect();
+    let header = drained.segment.header();
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    never.push(TargetRange::with_len(header.private_start.load(relaxed), header.private_bytes.load(relaxed)));
+    for index in 0..drained.segment.module_count() {
+        if let Some(module) = drained.types.symbolizer.module(index)
+            && module.is_own()
+        {
+            never.push(TargetRange { start: module.range.start, end: module.range.end.next_multiple_of(wire::PAGE) });
+        }
+    }
+    let mut registers = Vec::new();
+    let mut stacks = Vec::new();
+    for thread in threads {
+        for &(register, value) in &thread.registers {
+            // These two hold nothing but where the thread is.
+            if register != "rsp" && register != "rip" {
+                registers.push(Register { value, label: label(format!("register {register} of thread {}", thread.tid)) });
+            }
+        }
+        if !thread.vector_words.is_empty() {
+            let number = label(format!("vector registers of thread {}", thread.tid));
+            registers.extend(thread.vector_words.iter().map(|&value| Register { value, label: number }));
+        }
+        if let Some((low, high)) = stack_of(thread, maps, blocks) {
+            let number = label(format!("stack of thread {}", thread.tid));
+            stacks.push(StackRange { low, sp: thread.stack_pointer, high, label: number });
+        }
+    }
+    let roots =
+        RootSources { writable: &writable, never: &never, stacks: &stacks, blocks, returned: &drained.live.returned }
+            .collect();
+    Found { roots, registers, labels, loader_label }
+}
+
+/// From the lowest address of a thread's stack to its top.
+fn stack_of(thread: &ThreadState, maps: &[Mapping], blocks: &[Block]) -> Option<(u64, u64)> {
+    let sp = thread.stack_pointer;
+    let at = maps.partition_point(|mapping| mapping.range.start <= sp).checked_sub(1)?;
+    let mapping = maps.get(at).filter(|mapping| mapping.range.contains(sp) && mapping.writable)?;
+    if mapping.is_stack() {
+        return Some((mapping.range.start, mapping.range.end));
+    }
+    // Mappings merge with their neighbours; a stack's own lower end shows only where a guard page lies below.
+    let guarded = at.checked_sub(1).and_then(|below| maps.get(below)).is_some_and(|below| {
+        below.range.end == mapping.range.start && !below.readable && !below.writable && !below.executable
+    });
+    let low = if guarded { mapping.range.start } else { sp.saturating_sub(128).max(mapping.range.start) };
+    let high = if (sp..mapping.range.end).contains(&thread.fs_base) {
+        (thread.fs_base + DESCRIPTOR_BYTES).min(mapping.range.end)
+    } else {
+        // A stack that the program made: the block in which it lies, or the rest of the mapping.
+        let inside = blocks.partition_point(|block| block.start <= sp).checked_sub(1).map(|index| &blocks[index]);
+        match inside {
+            Some(block) if sp < block.start.saturating_add(block.size) => block.start + block.size,
+            _ => mapping.range.end,
+        }
+    };
+    Some((low, high))
+}
+
+/// `.data of server`, `heap`, `anonymous memory`, …
+fn name(maps: &[Mapping], at: usize) -> String {
+    let mapping = &maps[at];
+    let file = |mapping: &Mapping| {
+        mapping.path().and_then(|path| path.file_name()).map(|file| file.to_string_lossy().into_owned())
+    };
+    if let Some(file) = file(mapping) {
+        return format!(".data of {file}");
+    }
+    if mapping.is_heap() {
+        return "heap memory older than avleak".into();
+    }
+    // .bss lies in the anonymous mapping right behind its file's.
+    if mapping.is_anonymous()
+        && let Some(before) = at.checked_sub(1).map(|before| &maps[before])
+        && before.range.end == mapping.range.start
+        && let Some(file) = file(before)
+    {
+        return format!(".bss of {file}");
+    }
+    if mapping.name.is_empty() { "anonymous memory".into() } else { mapping.name.to_string_lossy().into_owned() }
+}
+
+/// Copies of libavutil in the process that no stack ever went through: in a dlmopen namespace, say.
+pub fn hidden_ffmpegs(drained: &Drained, maps: &[Mapping]) -> Vec<String> {
+    let mut hidden = Vec::new();
+    for mapping in maps.iter().filter(|mapping| mapping.executable) {
+        let Some(path) = mapping.path() else { continue };
+        let is_libavutil = path.file_name().is_some_and(|file| file.to_string_lossy().starts_with("libavutil"));
+        let known = (0..drained.segment.module_count())
+            .filter_map(|index| drained.types.symbolizer.module(index))
+            .any(|module| module.range.contains(mapping.range.start));
+        if is_libavutil && !known {
+            let made = (0..drained.segment.module_count())
+                .filter_map(|index| drained.types.symbolizer.module(index))
+                .any(|module| module.path == path);
+            let why = if made { "another copy of it was seen" } else { "no allocation through it was seen" };
+            hidden.push(format!(
+                "{} is loaded at {:#x} but {why}: in a dlmopen namespace its objects are out of reach",
+                path.display(),
+                mapping.range.start
+            ));
+        }
+    }
+    hidden
+}
