@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod preflight;
+pub mod supervise;

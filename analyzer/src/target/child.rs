@@ -1,13 +1,17 @@
-//! Starting processes with exactly the signal settings that avleak itself was started with.
+//! Starting the target with exactly the signal settings that avleak itself was started with, and receiving signals for it.
 #![allow(unsafe_code, reason = "fork hooks and signal dispositions are reached through libc")]
 
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::RawFd;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use signal_hook_registry::SigId;
 
 /// Signals that were ignored when this process began, bit n−1 for signal n; and those that were blocked.
 static IGNORED: AtomicU64 = AtomicU64::new(0);
@@ -82,6 +86,78 @@ fn restore_signals(ignored: u64, blocked: u64) -> io::Result<()> {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut());
     }
     Ok(())
+}
+
+/// A signal that this process received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Its number.
+    pub signal: i32,
+    /// It came from the kernel (a key of the terminal, a hang-up), so the whole foreground group has it.
+    pub by_kernel: bool,
+    /// Who sent it, where a process did; else 0.
+    pub sender: i32,
+}
+
+/// Bytes of a [`Received`] in the pipe: far below what a pipe takes at once.
+const RECORD: usize = 12;
+
+/// Signals that are received instead of having their default effect, until this is dropped.
+#[derive(Debug)]
+pub struct SignalWatch {
+    ids: Vec<SigId>,
+    stop: Arc<OwnedFd>,
+}
+
+/// The receiving end of a [`SignalWatch`].
+#[derive(Debug)]
+pub struct SignalReader(File);
+
+/// Receives those of `signals` that were not ignored when this process was started.
+///
+/// # Errors
+/// What making a pipe or a handler gave.
+pub fn watch_signals(signals: &[i32]) -> io::Result<(SignalWatch, SignalReader)> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // A full pipe must not block the handler; the signal is then dropped, as a pending one would be.
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    let writer = Arc::new(writer);
+    let mut watch = SignalWatch { ids: Vec::new(), stop: Arc::clone(&writer) };
+    for &signal in signals.iter().filter(|&&signal| !inherited_ignored(signal)) {
+        let writer = Arc::clone(&writer);
+        let tell = move |info: &libc::siginfo_t| {
+            // SAFETY: si_pid is read only for codes with which a process's kill fills it.
+            let sender = if info.si_code <= 0 { unsafe { info.si_pid() } } else { 0 };
+            let mut record = [0; RECORD];
+            for (part, value) in record.as_chunks_mut::<4>().0.iter_mut().zip([signal, info.si_code, sender]) {
+                *part = value.to_ne_bytes();
+            }
+            let _ = rustix::io::write(&*writer, &record);
+        };
+        // SAFETY: the action makes one write to a non-blocking pipe by a bare system call: no errno, no allocation, no lock.
+        watch.ids.push(unsafe { signal_hook_registry::register_sigaction(signal, tell) }?);
+    }
+    Ok((watch, SignalReader(File::from(reader))))
+}
+
+impl SignalReader {
+    /// The next signal; `None` once the watch is dropped.
+    pub fn next(&mut self) -> Option<Received> {
+        let mut record = [0; RECORD];
+        self.0.read_exact(&mut record).ok()?;
+        let mut numbers = record.as_chunks::<4>().0.iter().map(|&bytes| i32::from_ne_bytes(bytes));
+        let (signal, code, sender) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        (signal != 0).then_some(Received { signal, by_kernel: code == libc::SI_KERNEL, sender })
+    }
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        for &id in &self.ids {
+            signal_hook_registry::unregister(id);
+        }
+        let _ = rustix::io::write(&*self.stop, &[0; RECORD]);
+    }
 }
 
 /// Makes `command` run in a session of its own, and lets it inherit `fd`.

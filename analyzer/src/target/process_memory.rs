@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn the_cache_keeps_pages_until_it_is_cleared() {
         let mut saved = SavedMemory::default();
-        saved.insert_words(0x1000, &[7; 1024]);
+        saved.insert_words(0x1000, &[7; 512]);
         saved.insert_words(0x5010, &[1, 2, 3]);
         let cached = CachedMemory::new(saved);
         assert_eq!(cached.word(0x1ff0), Some(7));
@@ -244,7 +244,7 @@ mod tests {
         // Not at page borders, but readable all the same.
         assert_eq!(cached.word(0x5018), Some(2));
         let mut cached = cached;
-        cached.inner.insert_words(0x1000, &[8; 1024]);
+        cached.inner.insert_words(0x1000, &[8; 512]);
         assert_eq!(cached.word(0x1000), Some(7));
         cached.clear();
         assert_eq!(cached.word(0x1000), Some(8));
