@@ -1,9 +1,11 @@
 //! What FFmpeg's functions allocate: the table that typing rests on.
 //!
-//! Checked block by block in running programs with avutil 57 (Debian 12), 58 and 60 (PyAV's wheels); what differs in avutil
-//! 56 and in builds that inline more is from their sources. Two traps: `av_realloc` and
-//! `av_realloc_array` jump to realloc instead of calling it, so that their frame is missing; and compilers that may inline
-//! exported functions make av_frame_alloc part of av_frame_clone, av_buffer_create part of av_buffer_alloc.
+//! Checked block by block in running programs with avutil 57 (Debian 12), 58 and 60 (PyAV's wheels). The rules for avutil 56
+//! and for builds that inline more follow the sources and have not met such a program yet.
+//!
+//! Two traps: `av_realloc` and `av_realloc_array` jump to realloc instead of calling it, so that their frame is missing; and
+//! compilers that may inline exported functions make av_frame_alloc part of av_frame_clone, av_buffer_create part of
+//! av_buffer_alloc.
 
 use super::Doubt;
 use crate::kind::ObjectKind;
