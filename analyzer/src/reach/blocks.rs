@@ -79,9 +79,9 @@ impl BlockIndex {
         self.extents[block as usize]
     }
 
-    /// The block into which `address` leads.
+    /// The block into which `address` leads, and whether behind its start.
     #[inline(always)]
-    pub fn find(&self, address: u64) -> Option<u32> {
+    pub fn find(&self, address: u64) -> Option<(u32, bool)> {
         if address.wrapping_sub(self.min) >= self.span {
             return None;
         }
@@ -93,7 +93,7 @@ impl BlockIndex {
     }
 
     #[inline]
-    fn search(&self, address: u64) -> Option<u32> {
+    fn search(&self, address: u64) -> Option<(u32, bool)> {
         // At least the first cluster starts at or below an address of the span.
         let at = self.bases.partition_point(|&base| base <= address).checked_sub(1)?;
         let cluster = &self.clusters[at];
@@ -101,7 +101,8 @@ impl BlockIndex {
         let (low, high) = (self.table[granule] as usize, self.table[granule + 1] as usize);
         let below = low + self.extents[low..high].partition_point(|e| e.start <= address);
         let extent = self.extents[below.checked_sub(1)?];
-        (address < extent.end || address == extent.start).then_some((below - 1) as u32)
+        let interior = address != extent.start;
+        (address < extent.end || !interior).then_some(((below - 1) as u32, interior))
     }
 
     fn build_clusters(&mut self) {
@@ -195,11 +196,13 @@ mod tests {
             let index = BlockIndex::new(&blocks).unwrap();
             for b in &blocks {
                 for address in [b.start, b.start - 1, b.start + 1, b.start + b.size / 2, b.start + b.size] {
-                    assert_eq!(index.find(address), naive(&blocks, address), "{address:#x} in {blocks:x?}");
+                    let found = index.find(address);
+                    assert_eq!(found.map(|f| f.0), naive(&blocks, address), "{address:#x} in {blocks:x?}");
+                    assert!(found.is_none_or(|(at, interior)| interior == (blocks[at as usize].start != address)));
                 }
             }
             for address in [0, 1, u64::MAX, u64::MAX - 7, 0x7fff_ffff_f000] {
-                assert_eq!(index.find(address), naive(&blocks, address));
+                assert_eq!(index.find(address).map(|f| f.0), naive(&blocks, address));
             }
         }
     }
@@ -214,11 +217,11 @@ mod tests {
             block(u64::MAX, 0),
         ];
         let index = BlockIndex::new(&blocks).unwrap();
-        assert_eq!(index.find(15), Some(0));
-        assert_eq!(index.find(16), Some(1));
-        assert_eq!(index.find(1 << 59), Some(1));
-        assert_eq!(index.find(1 << 62), Some(2));
-        assert_eq!(index.find(u64::MAX - 1), Some(3));
+        assert_eq!(index.find(15), Some((0, true)));
+        assert_eq!(index.find(16), Some((1, false)));
+        assert_eq!(index.find(1 << 59), Some((1, true)));
+        assert_eq!(index.find(1 << 62), Some((2, true)));
+        assert_eq!(index.find(u64::MAX - 1), Some((3, true)));
         assert!(BlockIndex::new(&[]).unwrap().find(0).is_none());
         assert_eq!(
             BlockIndex::new(&[block(5, 1), block(5, 1)]).err(),

@@ -58,12 +58,16 @@ pub(super) struct Holder {
 const _: () = assert!(size_of::<Holder>() == 16, "a process has millions of blocks");
 
 impl Holder {
-    pub fn root(hit: &Hit, interior: bool) -> Self {
-        Self { place: hit.at, source: hit.tag, tag: ROOT | flag(interior) }
+    pub fn root(hit: &Hit) -> Self {
+        Self { place: hit.at, source: hit.tag, tag: ROOT | flag(hit.interior) }
     }
 
     pub fn register(label: u32, interior: bool) -> Self {
         Self { place: 0, source: label, tag: REGISTER | flag(interior) }
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.tag == NONE
     }
 
     pub fn decree(label: u32) -> Self {

@@ -25,24 +25,23 @@ pub(super) fn judge(blocks: &[Block], states: &[State], graph: &Graph, holders: 
         .collect();
     let mut outermost = vec![false; blocks.len()];
     let components = Components::find(states, graph);
-    let mut from_outside = vec![false; components.count()];
-    let mut held_by_object = vec![false; components.count()];
+    let mut flags = vec![0u8; components.count()];
     let mut leaders = Vec::new();
     for component in (0..components.count()).rev() {
         let members = components.members(component);
         let Some(leader) = leader(blocks, members) else { continue };
         let is_object = blocks[leader as usize].kind.is_object();
-        outermost[leader as usize] = is_object && !held_by_object[component];
-        if states[leader as usize] == State::Unreached && !from_outside[component] {
+        let held_by_object = flags[component] & HELD_BY_OBJECT != 0;
+        outermost[leader as usize] = is_object && !held_by_object;
+        if states[leader as usize] == State::Unreached && flags[component] & FROM_OUTSIDE == 0 {
             classes[leader as usize] = Class::DefinitelyLost;
             leaders.push(leader);
         }
-        let holds = is_object || held_by_object[component];
+        let passed_on = if is_object || held_by_object { FROM_OUTSIDE | HELD_BY_OBJECT } else { FROM_OUTSIDE };
         for edge in members.iter().flat_map(|&member| graph.edges(member)) {
-            let to = components.of[edge.to as usize] as usize;
+            let to = components.nodes[edge.to as usize].component as usize;
             if to != component {
-                from_outside[to] = true;
-                held_by_object[to] |= holds;
+                flags[to] |= passed_on;
             }
         }
     }
@@ -50,6 +49,11 @@ pub(super) fn judge(blocks: &[Block], states: &[State], graph: &Graph, holders: 
     enter_holders(leaders, &classes, graph, holders);
     Verdict { classes, outermost }
 }
+
+/// Another component points to this one.
+const FROM_OUTSIDE: u8 = 1;
+/// An FFmpeg object of another component leads to this one.
+const HELD_BY_OBJECT: u8 = 2;
 
 /// The member of highest rank; of several the one with the lowest start. [`crate::kind::ObjectKind::rank`] puts every
 /// FFmpeg object above everything else, so the leader is an object wherever a member is.
@@ -59,15 +63,13 @@ fn leader(blocks: &[Block], members: &[u32]) -> Option<u32> {
 
 /// Breadth first from the definitely lost blocks: whoever comes to a block first is its holder.
 fn enter_holders(leaders: Vec<u32>, classes: &[Class], graph: &Graph, holders: &mut Holders) {
-    let mut seen = vec![false; classes.len()];
     let mut queue = leaders;
     let mut head = 0;
     while let Some(&from) = queue.get(head) {
         head += 1;
         for edge in graph.edges(from) {
             let to = edge.to as usize;
-            if classes[to] == Class::IndirectlyLost && !seen[to] {
-                seen[to] = true;
+            if classes[to] == Class::IndirectlyLost && holders.0[to].is_none() {
                 holders.0[to] = Holder::block(from, edge.offset(), edge.is_interior());
                 queue.push(edge.to);
             }
@@ -77,10 +79,20 @@ fn enter_holders(leaders: Vec<u32>, classes: &[Class], graph: &Graph, holders: &
 
 const NONE: u32 = u32::MAX;
 
+/// What the search knows of a block; [`NONE`] at first, and for ever where it is still reachable.
+#[derive(Clone, Copy)]
+struct Node {
+    /// When it was met first.
+    order: u32,
+    /// The earliest open block that it leads back to.
+    low: u32,
+    component: u32,
+}
+
 /// The strongly connected components of the blocks that are not still reachable, sinks first.
 struct Components {
-    /// Of each block; `NONE` where it is still reachable.
-    of: Vec<u32>,
+    /// Of each block.
+    nodes: Vec<Node>,
     /// Blocks, component by component.
     members: Vec<u32>,
     /// Where each component begins in `members`.
@@ -98,42 +110,41 @@ impl Components {
     }
 
     fn find(states: &[State], graph: &Graph) -> Self {
-        let mut found = Self { of: vec![NONE; states.len()], members: Vec::new(), starts: Vec::new() };
-        // When a block was met first, and the earliest block on the stack that it leads back to.
-        let mut order = vec![NONE; states.len()];
-        let mut low = vec![NONE; states.len()];
+        let unmet = Node { order: NONE, low: NONE, component: NONE };
+        let mut found = Self { nodes: vec![unmet; states.len()], members: Vec::new(), starts: Vec::new() };
+        let nodes = &mut found.nodes;
         let mut met = 0;
         // Met, and of no component yet.
         let mut open: Vec<u32> = Vec::new();
         // The way from the first block to the present one: block, next edge.
         let mut path: Vec<(u32, u32)> = Vec::new();
         for root in 0..states.len() as u32 {
-            if states[root as usize] == State::Reached || order[root as usize] != NONE {
+            if states[root as usize] == State::Reached || nodes[root as usize].order != NONE {
                 continue;
             }
             path.push((root, 0));
             while let Some((block, edge)) = path.last_mut() {
                 let at = *block as usize;
-                if order[at] == NONE {
-                    (order[at], low[at]) = (met, met);
+                if nodes[at].order == NONE {
+                    (nodes[at].order, nodes[at].low) = (met, met);
                     met += 1;
                     open.push(*block);
                 }
                 if let Some(next) = graph.edges(*block).get(*edge as usize) {
                     *edge += 1;
                     let to = next.to as usize;
-                    if order[to] == NONE {
+                    if nodes[to].order == NONE {
                         path.push((next.to, 0));
-                    } else if found.of[to] == NONE {
-                        low[at] = low[at].min(order[to]);
+                    } else if nodes[to].component == NONE {
+                        nodes[at].low = nodes[at].low.min(nodes[to].order);
                     }
                     continue;
                 }
-                if low[at] == order[at] {
+                if nodes[at].low == nodes[at].order {
                     let component = found.starts.len() as u32;
                     found.starts.push(found.members.len() as u32);
                     while let Some(member) = open.pop() {
-                        found.of[member as usize] = component;
+                        nodes[member as usize].component = component;
                         found.members.push(member);
                         if member as usize == at {
                             break;
@@ -143,7 +154,7 @@ impl Components {
                 path.pop();
                 if let Some(&(parent, _)) = path.last() {
                     let parent = parent as usize;
-                    low[parent] = low[parent].min(low[at]);
+                    nodes[parent].low = nodes[parent].low.min(nodes[at].low);
                 }
             }
         }

@@ -17,7 +17,7 @@ use super::{Block, Mapping};
 use crate::kind::ObjectKind;
 use crate::target::memory::Memory;
 
-/// What a word that leads into a block is worth.
+/// What a word that leads behind a block's start is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Worth {
     /// It is no pointer.
@@ -28,12 +28,9 @@ pub(super) enum Worth {
     Interior,
 }
 
-/// Judges `word`, which leads into `target` and was found in a block of kind `source` (`None`: in a root).
-#[inline]
+/// Judges `word`, which leads behind the start of `target` and was found in a block of kind `source` (`None`: in a root).
 pub(super) fn worth(source: Option<ObjectKind>, word: u64, target: &Block) -> Worth {
-    if word == target.start {
-        Worth::Start
-    } else if Some(word) == next_chunk_header(target) {
+    if Some(word) == next_chunk_header(target) {
         Worth::Nothing
     } else if source.is_some_and(|source| is_typed(source, target.kind)) {
         Worth::Start
@@ -86,7 +83,7 @@ impl<'a> Heuristics<'a> {
     #[inline]
     pub fn may_apply(word: u64, block: &Block) -> bool {
         // The string and the array point to an aligned word of an aligned block, as a second base does.
-        word % 8 == 0 && block.start % 8 == 0
+        word.is_multiple_of(8) && block.start.is_multiple_of(8)
     }
 
     /// `word`, an interior pointer to `block`, counts as a pointer to its start.
@@ -159,5 +156,5 @@ impl<'a> Heuristics<'a> {
 }
 
 fn may_be_vtable(word: u64) -> bool {
-    word % 8 == 0 && word >= PAGE
+    word.is_multiple_of(8) && word >= PAGE
 }

@@ -70,7 +70,7 @@ impl Graph {
     }
 
     /// Edges of one source come one after the other.
-    fn push(&mut self, blocks: usize, hit: &Hit, start: u64, interior: bool) {
+    fn push(&mut self, blocks: usize, hit: &Hit, start: u64) {
         if self.ranges.is_empty() {
             self.ranges = vec![(0, 0); blocks];
             self.last_source = vec![0; blocks];
@@ -90,7 +90,7 @@ impl Graph {
         }
         range.1 += 1;
         let words = ((hit.at - start) / 8).min(u64::from(PLACE_MAX)) as u32;
-        self.edges.push(Edge { to: hit.block, place: words | if interior { !PLACE_MAX } else { 0 } });
+        self.edges.push(Edge { to: hit.block, place: words | if hit.interior { !PLACE_MAX } else { 0 } });
     }
 }
 
@@ -145,26 +145,22 @@ impl<'a> Marker<'a> {
             }
         }
         for register in self.input.registers {
-            if let Some(block) = self.index.find(register.value) {
-                let interior = register.value != self.blocks[block as usize].start;
-                self.definite_pointer(None, register.value, block, Holder::register(register.label, interior));
+            if let Some((block, interior)) = self.index.find(register.value) {
+                let hit = Hit { tag: register.label, at: 0, word: register.value, block, interior };
+                self.definite_pointer(None, &hit, || Holder::register(register.label, interior));
             }
         }
         let mut spans = Vec::new();
         for part in self.input.roots.chunks(BATCH) {
             spans.clear();
             spans.extend(part.iter().map(|r| Span { start: r.start, end: r.end, tag: r.label }));
-            scanner.scan(&spans, |hit| {
-                let interior = hit.word != self.blocks[hit.block as usize].start;
-                self.definite_pointer(None, hit.word, hit.block, Holder::root(&hit, interior));
-            })?;
+            scanner.scan(&spans, |hit| self.definite_pointer(None, &hit, || Holder::root(&hit)))?;
         }
         loop {
             self.search_levels(scanner, |marker, hit| {
-                let source = &marker.blocks[hit.tag as usize];
-                let interior = hit.word != marker.blocks[hit.block as usize].start;
-                let holder = Holder::block(hit.tag, hit.at - source.start, interior);
-                marker.definite_pointer(Some(hit.tag), hit.word, hit.block, holder);
+                let blocks = marker.blocks;
+                let holder = || Holder::block(hit.tag, hit.at - blocks[hit.tag as usize].start, hit.interior);
+                marker.definite_pointer(Some(hit.tag), &hit, holder);
             })?;
             self.look_at_candidates();
             if self.next.is_empty() {
@@ -182,20 +178,17 @@ impl<'a> Marker<'a> {
             }
         }
         self.search_levels(scanner, |marker, hit| {
-            let (from, to) = (hit.tag as usize, hit.block as usize);
-            if from == to || marker.states[to] == State::Reached {
+            let to = hit.block as usize;
+            if hit.tag == hit.block || marker.states[to] == State::Reached || marker.is_no_pointer(&hit) {
                 return;
             }
-            if worth(Some(marker.blocks[from].kind), hit.word, &marker.blocks[to]) == Worth::Nothing {
-                return;
-            }
-            let (start, interior) = (marker.blocks[from].start, hit.word != marker.blocks[to].start);
+            let start = marker.blocks[hit.tag as usize].start;
             if marker.states[to] == State::Unreached {
                 marker.states[to] = State::Possible;
-                marker.holders[to] = Holder::block(hit.tag, hit.at - start, interior);
+                marker.holders[to] = Holder::block(hit.tag, hit.at - start, hit.interior);
                 marker.next.push(hit.block);
             }
-            marker.graph.push(marker.blocks.len(), &hit, start, interior);
+            marker.graph.push(marker.blocks.len(), &hit, start);
         })
     }
 
@@ -204,15 +197,17 @@ impl<'a> Marker<'a> {
         let lost: Vec<u32> =
             (0..self.blocks.len() as u32).filter(|&b| self.states[b as usize] == State::Unreached).collect();
         self.search(&lost, scanner, &mut |marker, hit| {
-            let (from, to) = (hit.tag as usize, hit.block as usize);
-            if from == to || marker.states[to] != State::Unreached {
-                return;
-            }
-            if worth(Some(marker.blocks[from].kind), hit.word, &marker.blocks[to]) != Worth::Nothing {
-                let interior = hit.word != marker.blocks[to].start;
-                marker.graph.push(marker.blocks.len(), &hit, marker.blocks[from].start, interior);
+            let lost = marker.states[hit.block as usize] == State::Unreached;
+            if lost && hit.tag != hit.block && !marker.is_no_pointer(&hit) {
+                marker.graph.push(marker.blocks.len(), &hit, marker.blocks[hit.tag as usize].start);
             }
         })
+    }
+
+    /// A word found in a block that is not still reachable.
+    fn is_no_pointer(&self, hit: &Hit) -> bool {
+        let (from, to) = (&self.blocks[hit.tag as usize], &self.blocks[hit.block as usize]);
+        hit.interior && worth(Some(from.kind), hit.word, to) == Worth::Nothing
     }
 
     fn search_levels(
@@ -250,22 +245,26 @@ impl<'a> Marker<'a> {
 
     /// A word found in a root or in a block that is still reachable.
     #[inline]
-    fn definite_pointer(&mut self, source: Option<u32>, word: u64, block: u32, holder: Holder) {
-        if self.states[block as usize] == State::Reached {
+    fn definite_pointer(&mut self, source: Option<u32>, hit: &Hit, holder: impl Fn() -> Holder) {
+        let block = hit.block as usize;
+        if self.states[block] == State::Reached {
             return;
         }
-        let target = &self.blocks[block as usize];
-        match worth(source.map(|s| self.blocks[s as usize].kind), word, target) {
+        if !hit.interior {
+            return self.reach(hit.block, holder());
+        }
+        let target = &self.blocks[block];
+        match worth(source.map(|s| self.blocks[s as usize].kind), hit.word, target) {
             Worth::Nothing => {}
-            Worth::Start => self.reach(block, holder),
+            Worth::Start => self.reach(hit.block, holder()),
             Worth::Interior => {
-                if self.states[block as usize] == State::Unreached {
-                    self.states[block as usize] = State::SetAside;
-                    self.holders[block as usize] = holder;
-                    self.aside.push(block);
+                if self.states[block] == State::Unreached {
+                    self.states[block] = State::SetAside;
+                    self.holders[block] = holder();
+                    self.aside.push(hit.block);
                 }
-                if Heuristics::may_apply(word, target) {
-                    self.propose(Candidate { word, block, holder });
+                if Heuristics::may_apply(hit.word, target) {
+                    self.propose(Candidate { word: hit.word, block: hit.block, holder: holder() });
                 }
             }
         }

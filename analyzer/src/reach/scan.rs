@@ -1,7 +1,7 @@
 //! Reads memory in pieces of up to a MiB and hands out the words that lead into blocks.
 //!
-//! Spans that lie close together are read at once, and a small read takes the rest of its page and the next page along,
-//! so that neither a million small blocks nor a long list cost a read each. A page that cannot be read is passed over and
+//! Spans that lie close together are read at once, and reads that follow each other take more and more along, so that
+//! neither a million small blocks nor a long list in order of address cost a read each. A page that cannot be read is passed over and
 //! counted; after 256 such pages in a row the steps double, so that an unreadable terabyte costs some dozens of reads.
 
 use std::sync::atomic::Ordering;
@@ -15,6 +15,8 @@ const WINDOW: u64 = 1 << 20;
 /// Spans closer than this are read together.
 const GAP: u64 = 4096;
 const PAGE: u64 = 4096;
+/// Most bytes that are read ahead.
+const MOST_AHEAD: u64 = 64 << 10;
 /// Unreadable pages in a row that are tried one by one.
 const PATIENCE: u32 = 256;
 /// Bytes between two calls of the progress function.
@@ -40,6 +42,8 @@ pub(super) struct Hit {
     pub word: u64,
     /// The block into which it leads.
     pub block: u32,
+    /// Behind its start.
+    pub interior: bool,
 }
 
 pub(super) struct Scanner<'a> {
@@ -50,6 +54,8 @@ pub(super) struct Scanner<'a> {
     /// What the buffer holds: `len` bytes from `base` on.
     base: u64,
     len: u64,
+    /// Bytes that the last read took at least.
+    ahead: u64,
     total: u64,
     scanned: u64,
     unreadable: u64,
@@ -59,7 +65,19 @@ pub(super) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     pub fn new(memory: &'a dyn Memory, index: &'a BlockIndex, control: &'a Control<'a>, total: u64) -> Self {
         let buffer = vec![0; WINDOW as usize];
-        Self { memory, index, control, buffer, base: 0, len: 0, total, scanned: 0, unreadable: 0, reported: 0 }
+        Self {
+            memory,
+            index,
+            control,
+            buffer,
+            base: 0,
+            len: 0,
+            ahead: 0,
+            total,
+            scanned: 0,
+            unreadable: 0,
+            reported: 0,
+        }
     }
 
     pub fn scanned_bytes(&self) -> u64 {
@@ -122,8 +140,8 @@ impl<'a> Scanner<'a> {
             let bytes = &self.buffer[from..from + 8 * words];
             for (i, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
                 let word = u64::from_le_bytes(*eight);
-                if let Some(block) = self.index.find(word) {
-                    visit(Hit { tag: span.tag, at: at + 8 * i as u64, word, block });
+                if let Some((block, interior)) = self.index.find(word) {
+                    visit(Hit { tag: span.tag, at: at + 8 * i as u64, word, block, interior });
                 }
             }
             at += 8 * words as u64;
@@ -134,8 +152,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn fill(&mut self, at: u64, group_end: u64) {
-        let ahead = (at | (PAGE - 1)).saturating_add(1 + PAGE) - at;
-        let want = group_end.saturating_sub(at).max(ahead).min(WINDOW) as usize;
+        let behind = self.base.saturating_add(self.len);
+        let sequential = at >= self.base && at <= behind.saturating_add(GAP);
+        self.ahead = if sequential { (self.ahead * 2).clamp(PAGE, MOST_AHEAD) } else { 0 };
+        let want = group_end.saturating_sub(at).max(self.ahead).clamp(8, WINDOW) as usize;
         self.base = at;
         self.len = self.memory.read(at, &mut self.buffer[..want]).min(want) as u64;
     }

@@ -150,6 +150,17 @@ fn unreadable_parts_are_counted_and_passed_over() {
 }
 
 #[test]
+fn a_page_that_can_be_read_is_not_passed_over() {
+    // The root begins in the middle of a missing page; the next one holds the pointer in its first word.
+    let mut world = World::default();
+    world.plain(A, &[0; 4]);
+    world.memory.insert_words(ROOT + 0x1000, &[A]);
+    world.roots.push(RootRange { start: ROOT + 0x808, end: ROOT + 0x1008, label: 0 });
+    let found = world.check();
+    assert_eq!((found.class(0), found.unreadable_bytes), (StillReachable, 0x7f8));
+}
+
+#[test]
 fn progress_ends_at_the_total_and_cancel_stops() {
     let mut world = World::default();
     world.plain(A, &[0; 4]);

@@ -33,7 +33,7 @@ fn class(words: &[u64], size: u64, offset: u64) -> Class {
 
 #[test]
 fn a_string_of_the_old_abi() {
-    let words = [5, 23, 0, 0x6f6c_6c65_68, 0, 0];
+    let words = [5, 23, 0, 0x006f_6c6c_6568, 0, 0];
     assert_eq!(class(&words, 24 + 23 + 1, 24), StillReachable);
     assert_eq!(class(&words, 24 + 23 + 1, 32), PossiblyLost, "not the first character");
     assert_eq!(class(&words, 24 + 23 + 2, 24), PossiblyLost, "capacity and size differ");

@@ -6,6 +6,7 @@ mod heuristics;
 mod hostile;
 mod oracle;
 mod typed;
+mod valgrind;
 
 use std::sync::atomic::AtomicBool;
 
