@@ -2,4 +2,5 @@
 
 fn main() {
     avleak::target::tracer::become_tracer_if_asked();
+    std::process::exit(avleak::cli::main());
 }

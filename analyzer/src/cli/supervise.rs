@@ -12,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
@@ -52,6 +52,8 @@ pub enum SupervisorEvent {
     Continued,
     /// It has ended and has been waited for: the last event of the command.
     ChildExited(Ended),
+    /// It has ended, but something else in this process waited for it: its status is unknown. Comes instead of `ChildExited`.
+    StatusLost,
 }
 
 /// The command could not be started.
@@ -98,6 +100,7 @@ impl Supervisor {
             pid: Pid::from_child(&child),
             fd: rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok(),
             ended: AtomicBool::new(false),
+            stopped_at: AtomicU64::new(0),
         });
         let (for_signals, told) = (Arc::clone(&command), sender.clone());
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -133,6 +136,8 @@ struct Command {
     /// Absent on kernels before 5.3.
     fd: Option<OwnedFd>,
     ended: AtomicBool,
+    /// When it was last seen stopped, milliseconds on [`child::monotonic`]'s clock.
+    stopped_at: AtomicU64,
 }
 
 impl Command {
@@ -148,7 +153,7 @@ impl Command {
     fn pass_on(&self, mut reader: SignalReader, events: &Sender<SupervisorEvent>) {
         let mut count = 0;
         let mut count_after = 0;
-        let mut last: Option<(Received, Instant)> = None;
+        let mut last: Option<Received> = None;
         while let Some(received) = reader.next() {
             let Some(signal) = Signal::from_named_raw(received.signal) else { continue };
             let ends = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP].contains(&signal);
@@ -159,9 +164,11 @@ impl Command {
                     let _ = signal_hook::low_level::emulate_default_handler(received.signal);
                 }
             } else if !received.by_kernel {
-                let repeated = last.is_some_and(|(before, at)| before == received && at.elapsed() < SAME);
-                last = Some((received, Instant::now()));
-                if !(ends && repeated) {
+                let repeated = last.is_some_and(|before| {
+                    (before.signal, before.sender) == (received.signal, received.sender) && received.at.saturating_sub(before.at) < SAME
+                });
+                last = Some(received);
+                if !(ends && repeated) && !(signal == Signal::TSTP && self.has_stopped(received.at)) {
                     self.send(signal);
                     let _ = events.send(SupervisorEvent::Forwarded { signal: received.signal });
                 }
@@ -173,16 +180,26 @@ impl Command {
         }
     }
 
+    /// A stop signal that avleak received at `at` has stopped the command already: it was sent to the group. Passed on after
+    /// the command was continued it would stop it again.
+    fn has_stopped(&self, at: Duration) -> bool {
+        std::thread::sleep(TOGETHER);
+        self.is_stopped() || u128::from(self.stopped_at.load(Ordering::Acquire)) + SAME.as_millis() >= at.as_millis()
+    }
+
+    fn is_stopped(&self) -> bool {
+        Stat::of(self.pid.as_raw_nonzero().get()).is_some_and(|stat| matches!(stat.state, 'T' | 't'))
+    }
+
     /// Waits for the child, whose handle only keeps anybody else from doing so.
     fn wait(&self, _child: Child, events: &Sender<SupervisorEvent>) {
         loop {
             let status = match rustix::process::waitpid(Some(self.pid), WaitOptions::UNTRACED | WaitOptions::CONTINUED) {
                 Ok(Some((_, status))) => status,
                 Ok(None) | Err(rustix::io::Errno::INTR) => continue,
-                // Somebody else waited for it (SIGCHLD ignored): its status is lost.
                 Err(_) => {
                     self.ended.store(true, Ordering::Release);
-                    let _ = events.send(SupervisorEvent::ChildExited(Ended::Exit(0)));
+                    let _ = events.send(SupervisorEvent::StatusLost);
                     return;
                 }
             };
@@ -208,11 +225,12 @@ impl Command {
         if ![libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) {
             return;
         }
+        self.stopped_at.store(child::monotonic().as_millis() as u64, Ordering::Release);
         let _ = events.send(SupervisorEvent::Stopped { signal });
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::STOP);
         // Continued. The shell continues the whole group; who continued avleak alone means the command.
         std::thread::sleep(TOGETHER);
-        if Stat::of(self.pid.as_raw_nonzero().get()).is_some_and(|stat| matches!(stat.state, 'T' | 't')) {
+        if self.is_stopped() {
             self.send(Signal::CONT);
         }
     }

@@ -1,1 +1,13 @@
-//! placeholder
+//! Rendering: the report model as text and JSON, and reading it back. Sees only the report model.
+
+pub mod errno;
+mod flow;
+mod group;
+pub mod json;
+pub mod load;
+pub mod progress;
+mod stack;
+pub mod style;
+mod summary;
+pub mod text;
+pub mod units;

@@ -1,0 +1,319 @@
+//! Following registered processes to their end, and checking each there: what `run` and `serve` have in common.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::check::{self, Order, Reach, Subject};
+use crate::render::progress::Progress;
+use crate::report::model::{Ended, Level, Report};
+use crate::session::server::{ServerEvent, Session, Trace};
+use crate::target::tracer::{Tracer, TracerEvent};
+
+/// How long after a process's death its tracer may still report the end that it held.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// What the watch itself is told by its threads.
+pub enum WatchEvent {
+    /// A check is finished.
+    Checked(Box<Report>),
+    /// A registered process is gone.
+    Died {
+        /// Which session: pids come again.
+        session: u64,
+    },
+}
+
+/// The registered processes of one command or one bare preload.
+pub struct Watch {
+    level: Level,
+    quiet: bool,
+    tracer: Option<Arc<Tracer>>,
+    sessions: HashMap<i32, Known>,
+    next: u64,
+    /// Ends that were reported before the registration was.
+    early: HashMap<i32, TracerEvent>,
+    checking: usize,
+    cancel: Arc<AtomicBool>,
+    /// Finished.
+    pub reports: Vec<Report>,
+    /// One line each: processes that could not be taken.
+    pub refusals: Vec<String>,
+    sender: Sender<WatchEvent>,
+    events: Receiver<WatchEvent>,
+}
+
+struct Known {
+    number: u64,
+    session: Box<Session>,
+}
+
+impl Watch {
+    /// Nobody is watched yet. Without a tracer every process is reported unclassified.
+    pub fn new(level: Level, quiet: bool, tracer: Option<Arc<Tracer>>) -> Self {
+        let (sender, events) = unbounded();
+        Self {
+            level,
+            quiet,
+            tracer,
+            sessions: HashMap::new(),
+            next: 0,
+            early: HashMap::new(),
+            checking: 0,
+            cancel: Arc::default(),
+            reports: Vec::new(),
+            refusals: Vec::new(),
+            sender,
+            events,
+        }
+    }
+
+    /// How the server has a process traced.
+    pub fn trace(&self, why_not: Option<String>) -> Trace {
+        let tracer = self.tracer.clone();
+        Arc::new(move |pid| match (&tracer, &why_not) {
+            (_, Some(why)) => Err(why.clone()),
+            (None, None) => Err("no tracer could be started".into()),
+            (Some(tracer), None) => tracer.seize(pid).map_err(|error| error.to_string()),
+        })
+    }
+
+    /// What to pass to [`Self::on_watch`].
+    pub fn events(&self) -> Receiver<WatchEvent> {
+        self.events.clone()
+    }
+
+    /// Nobody is watched or checked any more.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.checking == 0
+    }
+
+    /// A check is under way.
+    pub fn is_checking(&self) -> bool {
+        self.checking > 0
+    }
+
+    /// Those that still run, one word each: `server (pid 812)`.
+    pub fn running(&self) -> Vec<String> {
+        let mut running: Vec<String> = self.sessions.values().map(|known| title(&known.session)).collect();
+        running.sort();
+        running
+    }
+
+    /// Ends every check at once; what was held goes on dying.
+    pub fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// The server has news.
+    pub fn on_server(&mut self, event: ServerEvent) {
+        match event {
+            ServerEvent::Refused(line) => self.refusals.push(line),
+            ServerEvent::Closed => (),
+            ServerEvent::Registered(session) => {
+                let pid = session.pid;
+                self.next += 1;
+                let number = self.next;
+                self.await_death(number, &session);
+                let before = self.sessions.insert(pid, Known { number, session });
+                if let Some(before) = before {
+                    // The same process under a new program: the old image is gone.
+                    self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
+                }
+                if let Some(early) = self.early.remove(&pid) {
+                    self.on_tracer(early);
+                }
+            }
+        }
+    }
+
+    /// The tracer has news.
+    pub fn on_tracer(&mut self, event: TracerEvent) {
+        let pid = match event {
+            TracerEvent::Ending { pid, .. } | TracerEvent::Exec { pid } | TracerEvent::Gone { pid, .. } => pid,
+            TracerEvent::Expired { pid } => {
+                self.refusals.push(format!("pid {pid} was held for the longest allowed time and let go before its check was done"));
+                return;
+            }
+            TracerEvent::Lost => {
+                self.refusals.push("the tracer process is gone: processes that end from now on are not classified".into());
+                return;
+            }
+        };
+        let Some(known) = self.sessions.remove(&pid) else {
+            self.early.insert(pid, event);
+            return;
+        };
+        let session = known.session;
+        match event {
+            TracerEvent::Ending { ended, threads, all_stopped, .. } => {
+                self.check(session, Some(ended), Reach::Held { threads, all_stopped });
+            }
+            TracerEvent::Exec { .. } => self.check(session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into())),
+            TracerEvent::Gone { ended, .. } => {
+                let why = "the process vanished before it could be held: what was alive is unclassified".to_string();
+                self.check(session, ended, Reach::Gone(why));
+            }
+            TracerEvent::Expired { .. } | TracerEvent::Lost => (),
+        }
+    }
+
+    /// A thread of the watch has news.
+    pub fn on_watch(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Checked(report) => {
+                self.checking -= 1;
+                self.reports.push(*report);
+            }
+            WatchEvent::Died { session } => {
+                let pid = self.sessions.iter().find(|(_, known)| known.number == session).map(|(&pid, _)| pid);
+                if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
+                    self.check(known.session, None, Reach::Gone("nobody saw how it ended".into()));
+                }
+            }
+        }
+    }
+
+    /// Those that still run are reported as they are: alive, unclassified.
+    pub fn give_up_on_running(&mut self) {
+        let left: Vec<Known> = self.sessions.drain().map(|(_, known)| known).collect();
+        for known in left {
+            let why = "the process still ran when the watch ended: what was alive is unclassified".to_string();
+            self.check(known.session, None, Reach::Gone(why));
+        }
+    }
+
+    fn await_death(&self, number: u64, session: &Session) {
+        let Some(pidfd) = session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()) else { return };
+        let sender = self.sender.clone();
+        let spawned = std::thread::Builder::new().name(format!("await-{}", session.pid)).spawn(move || {
+            let mut polled = [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
+            while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
+            // The tracer knows more: it speaks first.
+            std::thread::sleep(GRACE);
+            let _ = sender.send(WatchEvent::Died { session: number });
+        });
+        // Without the thread the tracer's word is the only one.
+        drop(spawned);
+    }
+
+    fn check(&mut self, session: Box<Session>, ended: Option<Ended>, reach: Reach) {
+        let stopped_at = Instant::now();
+        self.checking += 1;
+        let (level, quiet, tracer, cancel) = (self.level, self.quiet, self.tracer.clone(), self.cancel.clone());
+        let sender = self.sender.clone();
+        let name = format!("check-{}", session.pid);
+        let work = move || {
+            let report = check_one(*session, ended, reach, level, quiet, tracer.as_deref(), &cancel, stopped_at);
+            let _ = sender.send(WatchEvent::Checked(Box::new(report)));
+        };
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
+            self.checking -= 1;
+            self.refusals.push(format!("cannot start a thread to check a process: {error}"));
+        }
+    }
+}
+
+const EXECED: &str = "the process replaced itself by another program (execve): what was alive in the old one is unclassified";
+
+fn title(session: &Session) -> String {
+    let name = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
+    format!("{name} (pid {})", session.pid)
+}
+
+#[allow(clippy::too_many_arguments, reason = "a thread's whole task")]
+fn check_one(
+    session: Session,
+    ended: Option<Ended>,
+    reach: Reach,
+    level: Level,
+    quiet: bool,
+    tracer: Option<&Tracer>,
+    cancel: &AtomicBool,
+    stopped_at: Instant,
+) -> Report {
+    let pid = session.pid;
+    let held = matches!(reach, Reach::Held { .. });
+    let title = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
+    let mut notes = Vec::new();
+    if let Some(why) = &session.untraced {
+        notes.push(format!("not traced: {why}"));
+    }
+    let progress = if held { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
+    let (done_before, kept_at) = (AtomicU64::new(0), AtomicU64::new(0));
+    let drained = session.drain.finish();
+    let drained = match drained {
+        Ok(drained) => drained,
+        Err(panic) => {
+            if held && let Some(tracer) = tracer {
+                let _ = tracer.release(pid);
+            }
+            return broken(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &panic);
+        }
+    };
+    let subject = Subject {
+        pid,
+        exe: session.exe.to_string_lossy().into_owned(),
+        argv: session.argv,
+        ended,
+        drained,
+        reach,
+        notes,
+    };
+    check::run(
+        subject,
+        &Order {
+            level,
+            progress: &|done, total| {
+                progress.set_total(total);
+                progress.advance(done.saturating_sub(done_before.swap(done, Ordering::Relaxed)));
+                // A long check says that it is alive, or the tracer lets the process go.
+                let seconds = stopped_at.elapsed().as_secs();
+                if seconds > kept_at.swap(seconds, Ordering::Relaxed) + 4
+                    && let Some(tracer) = tracer
+                {
+                    let _ = tracer.keep(pid);
+                }
+            },
+            cancel,
+            release: &|| {
+                if held && let Some(tracer) = tracer {
+                    let _ = tracer.release(pid);
+                }
+            },
+            stopped_at,
+        },
+    )
+}
+
+/// The report where avleak itself failed: nothing is claimed.
+fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: Level, panic: &str) -> Report {
+    use crate::report::model::{
+        Check, ClassTotals, Completeness, MemoryMeans, Observed, SCHEMA, Target, Totals, Verdict,
+    };
+    Report {
+        schema: SCHEMA.into(),
+        avleak: env!("CARGO_PKG_VERSION").into(),
+        verdict: Verdict::Inconclusive,
+        reason: "avleak failed while it followed the process; please report this".into(),
+        level,
+        target: Target { pid: pid as u32, exe: exe.into(), argv, ended, started: String::new(), duration_s: 0.0 },
+        observed: Observed::default(),
+        leaks: Totals::default(),
+        totals: ClassTotals::default(),
+        groups: Vec::new(),
+        completeness: Completeness {
+            memory: MemoryMeans::None,
+            unreadable_bytes: 0,
+            corrupt_rings: 0,
+            incomplete_stacks: 0,
+            disagreements: Vec::new(),
+            notes: vec![format!("the drain failed: {panic}")],
+        },
+        check: Check::default(),
+    }
+}
