@@ -144,7 +144,8 @@ static USERS: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
 
 /// A free made from this module is worth its stack.
 pub fn is_libav_or_user(module: &Module) -> bool {
-    module.flags & wire::MODULE_FFMPEG != 0 || is_user(module.layout.start)
+    // av_frame_free ends with a tail call: its free returns into the thunk's handler, that is, to us.
+    module.flags & (wire::MODULE_FFMPEG | wire::MODULE_SELF) != 0 || is_user(module.layout.start)
 }
 
 fn is_user(start: u64) -> bool {
