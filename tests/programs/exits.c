@@ -1,5 +1,6 @@
-// Ends of every kind, each with two lost frames and one that main's stack still holds.
-// return | exit | _exit | exit_group_thread | abort | segv | sigterm | sigkill (waits for it) | main_gone | quick_exit
+// Ends of every kind, each with two lost frames and one that main's stack still holds (not where main returns or is gone).
+// return | exit | status | _exit | exit_group_thread | abort | segv | sigterm | sigkill and sigint (wait for it) | main_gone |
+// quick_exit
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -30,6 +31,16 @@ static void *thread_that_outlives_main(void *main_thread)
     exit(0);
 }
 
+// For ends after which main's stack is nobody's.
+NOINLINE static void let_go(AVFrame *volatile *held)
+{
+    AVFrame *frame = *held;
+    av_frame_free(&frame);
+    *held = NULL;
+    truth.reachable.frames = 0;
+    scrub();
+}
+
 NOINLINE static int end(const char *how, AVFrame *volatile *held)
 {
     static pthread_t self;
@@ -37,17 +48,12 @@ NOINLINE static int end(const char *how, AVFrame *volatile *held)
     if (!*held)
         truth_die("the held frame");
     if (!strcmp(how, "exit_group_thread")) {
-        truth.exit_status = 0;
         if (pthread_create(&thread, NULL, thread_that_ends_the_process, NULL))
             truth_die("pthread_create");
         pthread_join(thread, NULL);
     } else if (!strcmp(how, "main_gone")) {
         self = pthread_self();
-        truth.reachable.frames = -1; // the stack of a thread that is gone is nobody's
-        AVFrame *frame = *held;
-        av_frame_free(&frame);
-        *held = NULL;
-        scrub();
+        let_go(held);
         if (pthread_create(&thread, NULL, thread_that_outlives_main, &self))
             truth_die("pthread_create");
         pthread_exit(NULL);
@@ -86,6 +92,8 @@ NOINLINE static int end(const char *how, AVFrame *volatile *held)
         truth_print();
         for (;;)
             pause();
+    } else {
+        let_go(held);
     }
     truth_print();
     return 0;
