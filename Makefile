@@ -30,7 +30,7 @@ media: ## Make the sample videos in build/media
 
 $(DEMO): tests/programs/demo_server.c tests/programs/truth.h
 	@mkdir -p $(@D)
-	@cc -D_GNU_SOURCE -g -O1 -Wall -Wextra $< -o $@ -Wl,--as-needed -lavformat -lavcodec -lswscale -lavutil -lpthread
+	@cc -D_GNU_SOURCE -g -O1 -fno-builtin -Wall -Wextra $< -o $@ -Wl,--as-needed -lavformat -lavcodec -lswscale -lavutil -lpthread
 
 .PHONY: demo
 demo: ## Run a small streaming server that leaks frames under avleak, and show the report

@@ -125,7 +125,8 @@ fn plugins() {
 /// lives in thread-local storage of late libraries possibly lost.
 #[test]
 fn tls_libraries() {
-    let command: [OsString; 3] = [programs::program("tls_libs").into(), programs::tls_libraries().into(), "leak".into()];
+    let command: [OsString; 3] =
+        [programs::program("tls_libs").into(), programs::tls_libraries().into(), "leak".into()];
     let (_, records) = memcheck(&command);
     let theirs = census_of_memcheck(&records, &[]);
     let frames = |class| theirs.get(&("AVFrame".to_owned(), class)).copied().unwrap_or(0);
@@ -134,7 +135,9 @@ fn tls_libraries() {
     let totals = &outcome.report()["totals"];
     assert_eq!(number(&totals["definitely_lost"]["frames"]), 8);
     assert_eq!(number(&totals["possibly_lost"]["frames"]), 0);
-    println!("{command:?}: avleak knows that 192 frames in thread-local storage are reachable; valgrind: possibly lost");
+    println!(
+        "{command:?}: avleak knows that 192 frames in thread-local storage are reachable; valgrind: possibly lost"
+    );
 }
 
 #[test]

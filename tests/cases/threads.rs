@@ -11,6 +11,11 @@ fn two_thousand_of_them() {
 }
 
 #[test]
+fn that_make_the_first_frames_at_once() {
+    leaky_and_clean("first_frames_at_once");
+}
+
+#[test]
 fn destructors_of_thread_keys() {
     leaky_and_clean("tls_destructors");
 }

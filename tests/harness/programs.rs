@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::{process, profile_folder, repository};
 
-const FLAGS: [&str; 6] = ["-D_GNU_SOURCE", "-g", "-O1", "-foptimize-sibling-calls", "-Wall", "-Wextra"];
+/// Without builtins the compiler leaves out no pair of malloc and free.
+const FLAGS: [&str; 7] = ["-D_GNU_SOURCE", "-g", "-O1", "-fno-builtin", "-foptimize-sibling-calls", "-Wall", "-Wextra"];
 /// Each program keeps only those that it needs.
 const LIBRARIES: [&str; 8] =
     ["-Wl,--as-needed", "-lavfilter", "-lavformat", "-lavcodec", "-lswscale", "-lavutil", "-lpthread", "-ldl"];
