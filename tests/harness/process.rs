@@ -56,6 +56,7 @@ pub struct Running {
     errors: Receiver<String>,
     seen: Vec<u8>,
     limit: Instant,
+    grace: Duration,
     ended: bool,
 }
 
@@ -96,7 +97,17 @@ pub fn start_marked(command: &mut Command, limit: Duration, mark: &str) -> Runni
         let _ = stderr.read_to_end(&mut bytes);
         let _ = error_in.send(String::from_utf8_lossy(&bytes).into_owned());
     });
-    Running { child, mark, what, lines, errors, seen: Vec::new(), limit: Instant::now() + limit, ended: false }
+    Running {
+        child,
+        mark,
+        what,
+        lines,
+        errors,
+        seen: Vec::new(),
+        limit: Instant::now() + limit,
+        grace: GRACE,
+        ended: false,
+    }
 }
 
 impl Running {
@@ -151,7 +162,7 @@ impl Running {
 
     /// What it started may end a little later (the analyzer of a bare preload writes its report); then it must be gone.
     fn wait_for_the_rest(&self) {
-        let limit = Instant::now() + GRACE;
+        let limit = Instant::now() + self.grace;
         for pid in marked(&self.mark) {
             let Ok(pidfd) = pidfd_open(as_pid(pid), PidfdFlags::empty()) else { continue };
             if !ends(&pidfd, limit.saturating_duration_since(Instant::now())) {
@@ -211,9 +222,59 @@ fn ends(pidfd: &OwnedFd, limit: Duration) -> bool {
 fn marked(mark: &str) -> Vec<u32> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let ids = processes.flatten().filter_map(|found| found.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|pid| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.windows(mark.len()).any(|part| part == mark.as_bytes())
-    })
-    .collect()
+    ids.filter(|pid| environment(*pid).windows(mark.len()).any(|part| part == mark.as_bytes())).collect()
+}
+
+/// Of a process in the middle of an execve it reads as empty: look again, a few times.
+fn environment(pid: u32) -> Vec<u8> {
+    for _ in 0..100 {
+        let read = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        // Kernel threads and zombies have no program.
+        if !read.is_empty() || std::fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return read;
+        }
+        std::thread::yield_now();
+    }
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn complaint(work: impl FnOnce()) -> String {
+        let payload = catch_unwind(AssertUnwindSafe(work)).expect_err("it should have failed");
+        payload.downcast_ref::<String>().cloned().expect("a message")
+    }
+
+    #[test]
+    fn a_command_runs_to_its_end() {
+        let done = run(&mut shell("echo out; echo err >&2; exit 3"), GRACE);
+        assert_eq!((done.text().as_str(), done.stderr.as_str(), done.code()), ("out\n", "err\n", 3));
+        assert_eq!(run(&mut shell("kill -9 $$"), GRACE).code(), 128 + 9);
+    }
+
+    #[test]
+    fn one_that_hangs_fails_and_is_killed_with_its_children() {
+        let mut running = start(&mut shell("sleep 1000 & echo $!; sleep 1000"), Duration::from_millis(300));
+        let child: u32 = running.wait_for_line("").trim().parse().expect("a pid");
+        let child = pidfd_open(as_pid(child), PidfdFlags::empty()).expect("the sleeping child");
+        assert!(complaint(|| drop(running.finish())).contains("did not end in time"));
+        assert!(ends(&child, GRACE), "the child lives on");
+    }
+
+    #[test]
+    fn one_that_leaves_a_process_behind_fails() {
+        let mut running = start(&mut shell("setsid sleep 1000 >/dev/null 2>&1 & echo started"), GRACE);
+        running.grace = Duration::from_millis(200);
+        running.wait_for_line("started");
+        assert!(complaint(|| drop(running.finish())).contains("behind"));
+    }
 }

@@ -179,3 +179,87 @@ pub fn functions(stack: &Value) -> Vec<&str> {
 pub fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pair() -> (Value, Value) {
+        let truth = json!({
+            "pid": 7, "ended": {"exit": 0}, "leaks": {"frames": 3, "packets": 0, "pinned_bytes": 600},
+            "observed": {"frames_allocated": 20, "calls": {"av_frame_alloc": 18}},
+            "totals": {"definitely_lost": {"frames": 3}, "still_reachable": {"frames": 1}}, "slack_objects": 0,
+        });
+        let report = json!({
+            "level": "normal", "verdict": "leaks", "reason": "", "target": {"pid": 7, "ended": {"exit": 0}},
+            "observed": {"frames_allocated": 20, "events_dropped": 0, "calls": {"av_frame_alloc": 18}},
+            "leaks": {"frames": 3, "packets": 0, "pinned_bytes": 600},
+            "totals": {"definitely_lost": {"frames": 3}, "still_reachable": {"frames": 1}},
+            "groups": [{"object": "AVFrame", "leak": true, "outermost": 3}],
+            "completeness": {"memory": "ptrace", "unreadable_bytes": 0, "corrupt_rings": 0, "disagreements": []},
+        });
+        (truth, report)
+    }
+
+    #[test]
+    fn a_true_report_has_no_faults() {
+        let (truth, report) = pair();
+        assert_eq!(faults(&[truth], &[report]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_untruth_is_found() {
+        for (place, value) in [
+            ("/verdict", json!("clean")),
+            ("/target/ended", json!({"signal": 9})),
+            ("/target/pid", json!(8)),
+            ("/observed/frames_allocated", json!(19)),
+            ("/observed/events_dropped", json!(1)),
+            ("/observed/calls/av_frame_alloc", json!(19)),
+            ("/leaks/frames", json!(2)),
+            ("/leaks/frames", json!(4)),
+            ("/leaks/packets", json!(1)),
+            ("/leaks/pinned_bytes", json!(599)),
+            ("/totals/definitely_lost/frames", json!(2)),
+            ("/totals/still_reachable/frames", json!(2)),
+            ("/groups/0/outermost", json!(2)),
+            ("/completeness/memory", json!("vm_readv")),
+            ("/completeness/unreadable_bytes", json!(4096)),
+            ("/completeness/corrupt_rings", json!(1)),
+            ("/completeness/disagreements", json!(["one"])),
+        ] {
+            let (truth, mut report) = pair();
+            *report.pointer_mut(place).expect("a place in the report") = value;
+            assert!(!faults(&[truth], &[report]).is_empty(), "{place} may be wrong");
+        }
+        let (truth, report) = pair();
+        assert!(!faults(std::slice::from_ref(&truth), &[]).is_empty(), "a report may be missing");
+        assert!(!faults(&[truth], &[report.clone(), report]).is_empty(), "a report may be there twice");
+    }
+
+    #[test]
+    fn slack_is_what_the_fixture_allows_and_no_more() {
+        let (mut truth, mut report) = pair();
+        truth["slack_objects"] = json!(1);
+        report["leaks"]["frames"] = json!(2);
+        report["leaks"]["pinned_bytes"] = json!(400);
+        report["groups"][0]["outermost"] = json!(2);
+        report["totals"] = json!({"definitely_lost": {"frames": 2}, "still_reachable": {"frames": 2}});
+        assert_eq!(faults(std::slice::from_ref(&truth), std::slice::from_ref(&report)), Vec::<String>::new());
+        report["totals"]["definitely_lost"]["frames"] = json!(1);
+        assert!(!faults(&[truth], &[report]).is_empty());
+    }
+
+    #[test]
+    fn the_exit_code_is_the_programs_own_or_the_verdicts() {
+        let ended = |how: Value| json!({"ended": how});
+        assert_eq!(expected_code(&ended(json!({"exit": 42})), &["leaks"]), 42);
+        assert_eq!(expected_code(&ended(json!({"signal": 11})), &["leaks"]), 139);
+        for (verdicts, code) in
+            [(&["clean"][..], 0), (&["clean", "leaks"], 1), (&["inconclusive", "clean"], 3), (&[], 3)]
+        {
+            assert_eq!(expected_code(&ended(json!({"exit": 0})), verdicts), code);
+        }
+    }
+}
