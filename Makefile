@@ -1,0 +1,61 @@
+# Every command of the project. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# cargo by rustup is not always in the PATH of a fresh shell.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DEMO := build/demo_server
+
+.PHONY: help
+help: ## List these commands
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## Install what the build and the demo need (Debian packages; asks for sudo when not root)
+	@scripts/setup.sh
+
+.PHONY: setup-tests
+setup-tests: ## Install what the tests need as well
+	@scripts/setup.sh tests
+
+.PHONY: build
+build: ## Build avleak and libavleak.so into target/release
+	@cargo build --release --locked --workspace </dev/null
+
+.PHONY: media
+media: ## Make the sample videos in build/media
+	@scripts/make-media.sh
+
+$(DEMO): tests/programs/demo_server.c tests/programs/truth.h
+	@mkdir -p $(@D)
+	@cc -D_GNU_SOURCE -g -O1 -fno-builtin -Wall -Wextra $< -o $@ -Wl,--as-needed -lavformat -lavcodec -lswscale -lavutil -lpthread
+
+.PHONY: demo
+demo: ## Run a small streaming server that leaks frames under avleak, and show the report
+	@$(MAKE) --no-print-directory setup build media $(DEMO)
+	@echo
+	@echo '$$ avleak run -- demo_server sample.mp4'
+	@code=0; $(TARGET)/release/avleak run -- $(DEMO) build/media/sample.mp4 </dev/null || code=$$?; \
+	    echo "avleak exited with $$code"; \
+	    [ $$code = 1 ] || { echo "the demo should have found leaks (exit code 1)" >&2; exit 1; }
+
+.PHONY: test
+test: ## Set up, build, and run every test
+	@$(MAKE) --no-print-directory setup-tests build media
+	@cargo test --release --locked --workspace --no-fail-fast </dev/null 2>&1 | tee build/test.log; \
+	    status=$${PIPESTATUS[0]}; scripts/test-summary.sh build/test.log; exit $$status
+
+.PHONY: test-all
+test-all: lint test ## Lint, then run every test
+
+.PHONY: lint
+lint: ## Check the formatting, and clippy without warnings
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: clean
+clean: ## Remove what was built, and the sample videos
+	@cargo clean
+	@rm -rf build

@@ -1,0 +1,115 @@
+//! Debian's ffmpeg: clean, its output the same with and without avleak, and every frame counted.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use avleak_tests::avleak::Run;
+use avleak_tests::truth::number;
+use avleak_tests::{count, media, process, scratch};
+
+/// All files of a folder, with what is in them.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).expect("the output folder").flatten();
+    entries
+        .map(|file| (file.file_name().display().to_string(), std::fs::read(file.path()).expect("an output")))
+        .collect()
+}
+
+/// Runs ffmpeg over the sample `input` twice alone, once under gdb, once under avleak, each in a folder of its own.
+fn clean_and_untouched(input: &str, arguments: &str) {
+    let video = media(input);
+    let video = video.to_str().expect("a path in UTF-8");
+    let mut command = vec!["ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error"];
+    command.extend(arguments.split_whitespace().map(|word| if word == "INPUT" { video } else { word }));
+
+    let alone = || {
+        let folder = scratch();
+        let mut ffmpeg = std::process::Command::new(command[0]);
+        let done = process::run(ffmpeg.args(&command[1..]).current_dir(folder.path()), Duration::from_secs(120));
+        let done = done.expect_success();
+        (done.stdout, done.stderr, contents(folder.path()))
+    };
+    let (first, second) = (alone(), alone());
+    assert!(first == second, "two plain runs of {command:?} differ: choose arguments that make it repeatable");
+
+    let counted = scratch();
+    let frames = count::calls("av_frame_alloc", &command, counted.path());
+    assert!(frames > 0, "gdb saw no frame");
+
+    let folder = scratch();
+    let outcome = Run::new(&command).current_dir(folder.path()).finish();
+    let report = outcome.report();
+    assert_eq!(report["verdict"], "clean", "{report:#}");
+    assert_eq!(outcome.finished.code(), 0);
+    assert!(outcome.finished.stdout == first.0, "standard output differs under avleak");
+    assert_eq!(outcome.finished.stderr, first.1, "standard error differs under avleak");
+    assert!(contents(folder.path()) == first.2, "the files differ under avleak");
+    assert_eq!(number(&report["observed"]["frames_allocated"]), frames, "av_frame_alloc's body was entered so often");
+    assert_eq!(number(&report["observed"]["events_dropped"]), 0);
+    assert_eq!(report["completeness"]["memory"], "ptrace");
+    assert_eq!(number(&report["completeness"]["corrupt_rings"]), 0);
+    let disagreements = &report["completeness"]["disagreements"];
+    assert!(disagreements.as_array().is_some_and(Vec::is_empty), "{disagreements}");
+}
+
+#[test]
+fn decodes_video_and_audio_with_one_thread() {
+    clean_and_untouched("short.mp4", "-threads 1 -i INPUT -f framemd5 -");
+}
+
+#[test]
+fn decodes_video_and_audio_with_four_threads() {
+    clean_and_untouched("short.mp4", "-threads 4 -i INPUT -f framemd5 -");
+}
+
+#[test]
+fn decodes_the_long_sample() {
+    clean_and_untouched("sample.mp4", "-threads 1 -i INPUT -f framecrc -");
+}
+
+#[test]
+fn transcodes() {
+    clean_and_untouched(
+        "short.mp4",
+        "-threads 1 -i INPUT -fflags +bitexact -flags +bitexact -c:v libx264 -preset ultrafast -threads 1 \
+         -c:a aac -map_metadata -1 out.mp4",
+    );
+}
+
+#[test]
+fn transcodes_with_four_threads() {
+    clean_and_untouched(
+        "short.mp4",
+        "-threads 4 -i INPUT -fflags +bitexact -flags +bitexact -c:v mpeg4 -q:v 5 -threads 4 -an out.avi",
+    );
+}
+
+#[test]
+fn filters_with_split_overlay_and_scale() {
+    clean_and_untouched(
+        "short.mp4",
+        "-threads 1 -i INPUT -filter_complex_threads 1 \
+         -filter_complex [0:v]split[a][b];[b]scale=160:90[small];[a][small]overlay=8:8 -an -f framemd5 -",
+    );
+}
+
+#[test]
+fn filters_audio() {
+    clean_and_untouched("short.mp4", "-i INPUT -vn -af aresample=22050,volume=0.5,atempo=1.5 -bitexact -f wav out.wav");
+}
+
+#[test]
+fn segments_hls() {
+    clean_and_untouched(
+        "short.mp4",
+        "-threads 1 -i INPUT -fflags +bitexact -flags +bitexact -c:v libx264 -preset ultrafast -threads 1 -g 12 \
+         -c:a aac -f hls -hls_time 0.5 -hls_list_size 0 list.m3u8",
+    );
+}
+
+#[test]
+fn copies_packets() {
+    // Remuxing makes packets; the few frames are those of avformat's probing.
+    clean_and_untouched("short.mp4", "-i INPUT -c copy -fflags +bitexact -map_metadata -1 out.mkv");
+}

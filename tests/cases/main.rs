@@ -1,0 +1,37 @@
+//! End-to-end tests: each topic is a module, each behaviour a test. See the harness for how truth and report are compared.
+
+mod errors;
+mod exits;
+mod ffmpeg;
+mod loading;
+mod memory;
+mod nine;
+mod objects;
+mod oracle;
+mod preload;
+mod processes;
+mod real_leaks;
+mod signals;
+mod streaming;
+mod threads;
+mod untraceable;
+
+use std::ffi::OsStr;
+
+use avleak_tests::avleak::{Outcome, Run};
+use avleak_tests::{programs, truth};
+
+/// Runs a fixture with these arguments and compares its truth with the report.
+fn checked<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Outcome {
+    let mut command = vec![programs::program(name).into_os_string()];
+    command.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+    let outcome = Run::new(command).finish();
+    truth::check(&outcome);
+    outcome
+}
+
+/// A fixture that leaks, and its clean twin.
+fn leaky_and_clean(name: &str) -> Outcome {
+    checked(name, ["clean"]);
+    checked(name, ["leak"])
+}
