@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use avleak_wire::layout::{FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD};
+use avleak_wire::registration::PATIENCE_MS;
 
 use crate::say::{self, Cause};
 use crate::unwind::Registers;
@@ -27,8 +28,20 @@ pub fn by_call() {
 /// Inherited by a forked child, to which it says that it is one.
 static ARMED_BEFORE: AtomicBool = AtomicBool::new(false);
 
+/// While one thread arms, what others ask of libavutil would go unseen: they wait for it. Registration has a patience of its own;
+/// this is a little longer, and comes once in a process's life.
+fn wait_for_the_other() {
+    let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + 2 * PATIENCE_MS * 1_000_000;
+    while control::is_arming() && sys::clock_ns(libc::CLOCK_MONOTONIC) < deadline {
+        sys::sleep_ns(50_000);
+    }
+}
+
 fn arm(flags: u32) {
-    let Some(generation) = control::begin_arming() else { return };
+    let Some(generation) = control::begin_arming() else {
+        wait_for_the_other();
+        return;
+    };
     let flags = flags | if ARMED_BEFORE.swap(true, Ordering::Relaxed) { FLAG_FORKED_CHILD } else { 0 };
     settings::read_options();
     thread::forget_all();

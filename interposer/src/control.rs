@@ -80,10 +80,15 @@ pub fn disable() {
     GIVEN_UP.store(true, Ordering::Relaxed);
 }
 
-/// Dormant with a chance to arm.
+/// Dormant with a chance to arm, or on the way there.
 #[inline(always)]
 pub fn can_arm() -> bool {
-    PAGE.stage.load(Ordering::Relaxed) == STAGE_DORMANT
+    matches!(PAGE.stage.load(Ordering::Relaxed), STAGE_DORMANT | STAGE_ARMING)
+}
+
+/// Another thread is arming.
+pub fn is_arming() -> bool {
+    PAGE.stage.load(Ordering::Relaxed) == STAGE_ARMING
 }
 
 /// dlopen was called.

@@ -93,8 +93,8 @@ impl Drop for Guard {
 
 /// Enters our code from a hook whose caller's stack pointer is `sp`; `None` where our code is already running below.
 ///
-/// A longjmp out of a signal handler can leave the guard set. It is stale when the present stack pointer lies above the guard's on
-/// the same stack: that hook's frame is gone.
+/// A longjmp out of a signal handler can leave the guard set. It is stale when the present stack pointer lies at or above the
+/// guard's on the same stack: that hook's frame is gone (what interrupts it lies strictly below).
 #[inline(always)]
 pub fn enter(sp: u64) -> Option<Guard> {
     let slot = slot();
@@ -110,7 +110,7 @@ pub fn enter(sp: u64) -> Option<Guard> {
 
 #[cold]
 fn is_stale(slot: &Slot, guard: u64, sp: u64) -> bool {
-    if sp <= guard {
+    if sp < guard {
         return false;
     }
     // A handler on an alternate stack above the interrupted one has a higher stack pointer too, and is no proof.
