@@ -1,1 +1,3 @@
-//! placeholder
+//! The command line: one file for each subcommand.
+
+pub mod report;

@@ -1,3 +1,8 @@
-//! The report: its model, and how it is built from a check.
+//! The report: its model, what it concludes, and how it is built from a check.
 
+pub mod groups;
 pub mod model;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod verdict;
+pub mod words;

@@ -101,6 +101,9 @@ pub struct Observed {
     /// Every AVPacket freed.
     #[serde(default)]
     pub packets_freed: u64,
+    /// Every FFmpeg object made: frames, packets, refs, buffers, pools, contexts … 0 where it was not counted.
+    #[serde(default)]
+    pub objects_allocated: u64,
     /// Blocks returned by the malloc family since arming.
     pub allocations: u64,
     /// Blocks given back.

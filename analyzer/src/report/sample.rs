@@ -1,0 +1,392 @@
+//! Made-up reports that tests render, validate and judge; their numbers fit together as a real report's do.
+
+use super::groups::{self, GroupId};
+use super::model::*;
+use super::verdict;
+
+/// A frame of the program's own.
+pub(crate) fn own(function: &str, file: &str, line: u32) -> Frame {
+    Frame {
+        function: Some(function.to_string()),
+        module: Some("server".to_string()),
+        file: Some(file.to_string()),
+        line: Some(line),
+        offset: 0x1000 + u64::from(line) * 16,
+        ..Frame::default()
+    }
+}
+
+/// A frame of FFmpeg's, without debug info.
+pub(crate) fn ffmpeg(function: &str, module: &str) -> Frame {
+    Frame {
+        function: Some(function.to_string()),
+        module: Some(module.to_string()),
+        offset: 0x2b_4f0,
+        libav: true,
+        ..Frame::default()
+    }
+}
+
+/// A frame of the C library's start-up code.
+pub(crate) fn system(function: &str) -> Frame {
+    Frame {
+        function: Some(function.to_string()),
+        module: Some("libc.so.6".to_string()),
+        offset: 0x27_249,
+        ..Frame::default()
+    }
+}
+
+/// Nothing missing.
+pub(crate) fn complete() -> Completeness {
+    Completeness {
+        memory: MemoryMeans::Ptrace,
+        unreadable_bytes: 0,
+        corrupt_rings: 0,
+        incomplete_stacks: 0,
+        disagreements: vec![],
+        notes: vec![],
+    }
+}
+
+/// One AVFrame shell, definitely lost, of an empty stack.
+pub(crate) fn plain_group() -> Group {
+    Group {
+        id: GroupId::of("AVFrame", Class::DefinitelyLost, []).to_string(),
+        class: Class::DefinitelyLost,
+        object: "AVFrame".to_string(),
+        leak: true,
+        outermost: 1,
+        count: 1,
+        bytes: 440,
+        pinned_bytes: 0,
+        exclusive: false,
+        format: None,
+        width: None,
+        height: None,
+        nb_samples: None,
+        pts_first: None,
+        pts_last: None,
+        age_min_s: 1.0,
+        age_max_s: 1.0,
+        rate_per_minute: 0.0,
+        rate_per_1000_frames: 0.0,
+        stack: vec![],
+        freed_elsewhere: vec![],
+        siblings_allocated: 0,
+        refs: vec![],
+        held_by: vec![],
+    }
+}
+
+fn keyed(mut group: Group) -> Group {
+    let keys = group.stack.iter().map(|f| f.offset + u64::from(f.line.unwrap_or(0)));
+    group.id = GroupId::of(&group.object, group.class, keys).to_string();
+    group
+}
+
+fn start() -> [Frame; 2] {
+    [system("__libc_start_call_main"), system("__libc_start_main_impl")]
+}
+
+fn stack(inner: &[Frame], outer: &[Frame]) -> Vec<Frame> {
+    [inner, outer].concat()
+}
+
+fn in_pump() -> Vec<Frame> {
+    stack(&[own("session_pump", "src/server.c", 214), own("main", "src/server.c", 402)], &start())
+}
+
+fn receive() -> Vec<Frame> {
+    let inner = [
+        ffmpeg("av_buffer_pool_get", "libavutil.so.57"),
+        ffmpeg("avcodec_default_get_buffer2", "libavcodec.so.59"),
+        ffmpeg("ff_get_buffer", "libavcodec.so.59"),
+        ffmpeg("ff_thread_get_buffer", "libavcodec.so.59"),
+        ffmpeg("avcodec_send_packet", "libavcodec.so.59"),
+        own("decode_one", "src/decode.c", 74),
+    ];
+    stack(&inner, &in_pump())
+}
+
+/// 30 decoded pictures that an error path forgot.
+fn forgotten() -> Group {
+    let free = stack(
+        &[
+            ffmpeg("av_frame_free", "libavutil.so.57"),
+            own("session_release", "src/server.c", 230),
+            own("session_pump", "src/server.c", 219),
+            own("main", "src/server.c", 402),
+        ],
+        &start(),
+    );
+    keyed(Group {
+        outermost: 30,
+        count: 30,
+        bytes: 30 * 440,
+        pinned_bytes: 30 * 12_441_600,
+        format: Some("yuv420p".to_string()),
+        width: Some(3840),
+        height: Some(2160),
+        pts_first: Some(12),
+        pts_last: Some(870),
+        age_min_s: 3.1,
+        age_max_s: 840.6,
+        rate_per_minute: 2.13,
+        rate_per_1000_frames: 14.9,
+        stack: stack(&[ffmpeg("av_frame_alloc", "libavutil.so.57"), own("decode_one", "src/decode.c", 88)], &in_pump()),
+        freed_elsewhere: vec![FreeSite { stack: free, count: 970, lifetime_median_ms: 33.4 }],
+        siblings_allocated: 1000,
+        refs: vec![
+            RefHolder { class: Class::IndirectlyLost, count: 90, stack: receive() },
+            RefHolder {
+                class: Class::StillReachable,
+                count: 6,
+                stack: stack(
+                    &[
+                        ffmpeg("av_buffer_ref", "libavutil.so.57"),
+                        ffmpeg("av_frame_ref", "libavutil.so.57"),
+                        own("thumbnail_keep", "src/thumbnail.c", 41),
+                    ],
+                    &in_pump(),
+                ),
+            },
+        ],
+        ..plain_group()
+    })
+}
+
+/// 4 clones in a lost C++ object of the program's.
+fn cached() -> Group {
+    let cache = own("cache::Session::remember(AVFrame const*)", "src/cache.cpp", 51);
+    let clear = own("cache::Session::~Session()", "src/cache.cpp", 23);
+    let evict = own("cache::Session::evict(unsigned long)", "src/cache.cpp", 77);
+    let free = |site: &Frame| stack(&[ffmpeg("av_frame_free", "libavutil.so.57"), site.clone()], &in_pump());
+    let session = stack(
+        &[system("operator new(unsigned long)"), own("cache::open(std::string const&)", "src/cache.cpp", 12)],
+        &in_pump(),
+    );
+    keyed(Group {
+        class: Class::IndirectlyLost,
+        outermost: 4,
+        count: 4,
+        bytes: 4 * 440,
+        pinned_bytes: 4 * 1_382_400,
+        exclusive: true,
+        format: Some("yuv420p".to_string()),
+        width: Some(1280),
+        height: Some(720),
+        pts_first: Some(300),
+        pts_last: Some(303),
+        age_min_s: 512.0,
+        age_max_s: 512.2,
+        rate_per_minute: 0.28,
+        rate_per_1000_frames: 2.0,
+        stack: stack(
+            &[ffmpeg("av_frame_alloc", "libavutil.so.57"), ffmpeg("av_frame_clone", "libavutil.so.57"), cache],
+            &in_pump(),
+        ),
+        freed_elsewhere: vec![
+            FreeSite { stack: free(&evict), count: 981, lifetime_median_ms: 4_200.0 },
+            FreeSite { stack: free(&clear), count: 15, lifetime_median_ms: 310.0 },
+        ],
+        siblings_allocated: 1000,
+        refs: vec![RefHolder { class: Class::IndirectlyLost, count: 12, stack: receive() }],
+        held_by: vec![
+            Holder { what: "block of 96 bytes".to_string(), offset: 0x18, interior: false, stack: session },
+            Holder { what: "block of 32 bytes".to_string(), offset: 0x8, interior: false, stack: vec![] },
+        ],
+        ..plain_group()
+    })
+}
+
+fn others() -> Vec<Group> {
+    let group = |object: &str, class, count, bytes, stack| {
+        keyed(Group {
+            leak: false,
+            outermost: 0,
+            object: object.to_string(),
+            class,
+            count,
+            bytes,
+            stack,
+            ..plain_group()
+        })
+    };
+    let context =
+        || stack(&[ffmpeg("avcodec_alloc_context3", "libavcodec.so.59"), own("open", "src/decode.c", 20)], &start());
+    vec![
+        group(
+            "block",
+            Class::DefinitelyLost,
+            1,
+            96,
+            stack(&[own("cache::open(std::string const&)", "src/cache.cpp", 12)], &in_pump()),
+        ),
+        group("AVBufferRef", Class::IndirectlyLost, 102, 102 * 24, receive()),
+        group("block", Class::IndirectlyLost, 1, 32, in_pump()),
+        group("AVCodecContext", Class::StillReachable, 1, 944, context()),
+        group("AVFrame", Class::StillReachable, 3, 3 * 440, in_pump()),
+        group("libav block", Class::StillReachable, 214, 765_000, context()),
+    ]
+}
+
+fn report(
+    level: Level,
+    leaks: Totals,
+    totals: ClassTotals,
+    groups: Vec<Group>,
+    observed: Observed,
+    completeness: Completeness,
+) -> Report {
+    let judged = verdict::verdict(level, &leaks, &observed, &completeness);
+    Report {
+        schema: SCHEMA.to_string(),
+        avleak: "0.1.0".to_string(),
+        verdict: judged.verdict,
+        reason: judged.reason,
+        level,
+        target: Target {
+            pid: 812,
+            exe: "/srv/stream/bin/server".to_string(),
+            argv: vec!["server".to_string(), "--port".to_string(), "8554".to_string()],
+            ended: Some(Ended::Exit(0)),
+            started: "2025-03-01T12:00:00Z".to_string(),
+            duration_s: 843.7,
+        },
+        observed,
+        leaks,
+        totals,
+        groups,
+        completeness,
+        check: Check { started: "2025-03-01T12:14:03Z".to_string(), duration_s: 0.21, stopped_ms: 12.4, scans: 1 },
+    }
+}
+
+fn seen(allocated: u64, freed: u64) -> Observed {
+    Observed {
+        frames_allocated: allocated,
+        frames_freed: freed,
+        packets_allocated: 1505,
+        packets_freed: 1505,
+        objects_allocated: 9 * allocated,
+        allocations: 118_204,
+        frees: 117_748,
+        threads: 5,
+        peak_blocks: 3_110,
+        calls: [("av_frame_alloc", 1003), ("av_frame_clone", 1000), ("av_frame_free", 1966), ("av_packet_alloc", 1)]
+            .map(|(name, n)| (name.to_string(), n))
+            .into(),
+        ..Observed::default()
+    }
+}
+
+/// Two leak groups, and what stays beside them.
+pub(crate) fn leaking() -> Report {
+    let mut all = vec![cached(), forgotten()];
+    all.extend(others());
+    groups::sort(&mut all);
+    let pinned = 30 * 12_441_600;
+    let cached = 4 * 1_382_400;
+    let leaks = Totals { frames: 34, blocks: 34, bytes: 34 * 440, pinned_bytes: pinned + cached, ..Totals::default() };
+    let totals = ClassTotals {
+        definitely_lost: Totals {
+            frames: 30,
+            blocks: 31,
+            bytes: 30 * 440 + 96,
+            pinned_bytes: pinned,
+            ..Totals::default()
+        },
+        indirectly_lost: Totals {
+            frames: 4,
+            buffer_refs: 102,
+            blocks: 107,
+            bytes: 4 * 440 + 102 * 24 + 32,
+            pinned_bytes: cached,
+            ..Totals::default()
+        },
+        possibly_lost: Totals::default(),
+        still_reachable: Totals {
+            frames: 3,
+            contexts: 1,
+            blocks: 218,
+            bytes: 944 + 3 * 440 + 765_000,
+            ..Totals::default()
+        },
+        unclassified: Totals::default(),
+    };
+    report(Level::Normal, leaks, totals, all, seen(2013, 1976), complete())
+}
+
+/// Nothing lost.
+pub(crate) fn clean() -> Report {
+    let totals = ClassTotals {
+        still_reachable: Totals { blocks: 14, bytes: 2_310, ..Totals::default() },
+        ..ClassTotals::default()
+    };
+    report(Level::Normal, Totals::default(), totals, vec![], seen(6001, 6001), complete())
+}
+
+/// Nothing found, not everything seen.
+pub(crate) fn inconclusive() -> Report {
+    let observed = Observed { events_dropped: 312, ..seen(6001, 5990) };
+    let note = "the process is PID 1 of its container: no analyzer could be started beside it".to_string();
+    let completeness = Completeness {
+        memory: MemoryMeans::None,
+        disagreements: vec!["av_frame_free was called on 3 frames that no allocation was seen of".to_string()],
+        notes: vec![note],
+        ..complete()
+    };
+    let totals = ClassTotals {
+        unclassified: Totals { frames: 11, blocks: 530, bytes: 1_048_576, ..Totals::default() },
+        ..ClassTotals::default()
+    };
+    report(Level::Normal, Totals::default(), totals, vec![], observed, completeness)
+}
+
+/// Every optional field present, nothing empty, and much not seen.
+pub(crate) fn full() -> Report {
+    let mut report = leaking();
+    report.level = Level::Strict;
+    report.observed = Observed { events_dropped: 1, ..report.observed };
+    report.completeness = Completeness {
+        memory: MemoryMeans::VmReadv,
+        unreadable_bytes: 8192,
+        corrupt_rings: 1,
+        incomplete_stacks: 14,
+        disagreements: vec!["2 frames were freed that were never seen".to_string()],
+        notes: vec!["no line numbers for libavcodec.so.59: install libavcodec59-dbgsym".to_string()],
+    };
+    report.target.ended = Some(Ended::Signal(9));
+    let audio = keyed(Group {
+        class: Class::PossiblyLost,
+        nb_samples: Some(1024),
+        format: Some("fltp".to_string()),
+        pts_first: Some(-1024),
+        count: 2,
+        stack: vec![Frame { inlined: true, ..own("take", "src/audio.h", 9) }, own("mix", "src/audio.c", 90)],
+        held_by: vec![
+            Holder { what: "stack of thread 815".to_string(), offset: 0x1f0, interior: false, stack: vec![] },
+            Holder { what: "AVCodecContext".to_string(), offset: 0x20, interior: true, stack: in_pump() },
+        ],
+        ..plain_group()
+    });
+    report.groups.push(audio);
+    groups::sort(&mut report.groups);
+    let judged = verdict::verdict(report.level, &report.leaks, &report.observed, &report.completeness);
+    (report.verdict, report.reason) = (judged.verdict, judged.reason);
+    report
+}
+
+/// A test command with three processes.
+pub(crate) fn run() -> RunReport {
+    let mut probe = clean();
+    probe.target =
+        Target { pid: 815, exe: "/usr/bin/ffprobe".to_string(), argv: vec!["ffprobe".to_string()], ..probe.target };
+    let mut killed = inconclusive();
+    killed.target.pid = 820;
+    killed.target.exe = "/srv/stream/bin/transcode-worker".to_string();
+    killed.target.ended = Some(Ended::Signal(9));
+    let argv = ["make", "check"].map(str::to_string).to_vec();
+    verdict::sum_up(argv, Some(Ended::Exit(0)), 1, vec![leaking(), probe, killed])
+}
