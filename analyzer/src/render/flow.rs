@@ -65,7 +65,8 @@ pub(super) fn width(text: &str) -> usize {
 /// Control characters and those that turn the reading direction become visible escapes: `\u{1b}`.
 fn clean(text: &str) -> String {
     let hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
     if !text.contains(hostile) {
         return text.to_string();
@@ -219,7 +220,11 @@ mod tests {
     #[test]
     fn words_wrap_and_keep_their_looks() {
         let mut page = Page::new(Style::COLORED, Some(40));
-        page.words(0, 2, &Line::of(Role::Plain, "one two (").and(Role::Strong, "three four").and(Role::Plain, ") five"));
+        page.words(
+            0,
+            2,
+            &Line::of(Role::Plain, "one two (").and(Role::Strong, "three four").and(Role::Plain, ") five"),
+        );
         assert_eq!(page.finish(), "one two (\x1b[1mthree\x1b[0m \x1b[1mfour\x1b[0m) five\n");
     }
 }

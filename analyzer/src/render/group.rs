@@ -5,7 +5,7 @@ use super::stack;
 use super::style::Role;
 use super::units::{bytes, bytes_exact, rate_per_minute, span_of_seconds, two_digits};
 use crate::report::model::{Class, FreeSite, Group, Holder, RefHolder};
-use crate::report::words::grouped;
+use crate::report::words::{grouped, objects};
 
 /// Shorter runs give no rate a minute: one leak in 0.2 s is not 300 a minute.
 const SHORTEST_FOR_RATE_S: f64 = 10.0;
@@ -23,7 +23,7 @@ pub(super) fn write(page: &mut Page, number: usize, group: &Group, duration_s: f
     pieces[0] = {
         let role = if group.leak { Role::Bad } else { Role::Strong };
         Line::of(Role::Dim, format!("{number:>3}  "))
-            .and(role, format!("{} {} {}", grouped(group.count), group.object, group.class.phrase()))
+            .and(role, format!("{} {}", objects(group.count, &group.object), group.class.phrase()))
     };
     page.flow(0, LABEL, " · ", &pieces);
 
@@ -84,7 +84,11 @@ fn siblings(page: &mut Page, group: &Group, all: bool) {
             (1, 0) => "the only one that was ever allocated there, and nobody freed it".to_string(),
             (n, 0) => format!("none of the {} allocated there was ever freed", grouped(n)),
             (n, others) => {
-                format!("{} more of the {} allocated there were freed or live on elsewhere", grouped(others), grouped(n))
+                format!(
+                    "{} more of the {} allocated there were freed or live on elsewhere",
+                    grouped(others),
+                    grouped(n)
+                )
             }
         };
         page.words(LABEL, DETAIL, &Line::of(Role::Plain, text));
@@ -124,7 +128,8 @@ fn free_site(page: &Page, line: &mut Line, site: &FreeSite, group: &Group) {
         }
         None => *line = std::mem::take(line).join(stack::site(&site.stack, page.limit())),
     }
-    let of = if group.siblings_allocated > 0 { format!(" of {}", grouped(group.siblings_allocated)) } else { String::new() };
+    let of =
+        if group.siblings_allocated > 0 { format!(" of {}", grouped(group.siblings_allocated)) } else { String::new() };
     let after = super::units::seconds(site.lifetime_median_ms / 1e3);
     line.push(Role::Plain, format!(" ({}{of}, median {after})", grouped(site.count)));
 }

@@ -19,7 +19,9 @@ pub struct WriteError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => "free some space or name a file on another disk; no partial report was left",
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            "free some space or name a file on another disk; no partial report was left"
+        }
         Some(libc::EACCES | libc::EPERM) => "name a file in a folder that this user may write to",
         Some(libc::EROFS) => "the file system is read-only: name a file elsewhere",
         Some(libc::ENOENT) => "create the folder first",
@@ -47,8 +49,8 @@ pub fn to_string(report: &impl Serialize) -> String {
 
 /// Writes `report` to `path`; `-` is stdout.
 ///
-/// A plain file is replaced atomically: written beside it, synced, renamed over it; it then has the permissions of the old one, or those
-/// that the umask leaves. A FIFO, a device or `/dev/stdout` is written to directly.
+/// A plain file is replaced atomically: written beside it, synced, renamed over it. It gets the old one's permissions, or a new
+/// file's, less the umask. A FIFO, a device or `/dev/stdout` is written to directly.
 ///
 /// # Errors
 /// Names path, errno and remedy; the old file, if any, is then as it was, and no other file is left.
@@ -58,11 +60,15 @@ pub fn write(path: &Path, report: &impl Serialize) -> Result<(), WriteError> {
 }
 
 fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Opening /dev/stdout anew would start at the beginning of a redirected file, and fails for a socket.
-    if path == Path::new("-") || path == Path::new("/dev/stdout") {
+    // These by the open file itself: opened anew, a redirected file has an offset of its own, and a socket refuses.
+    let is = |names: &[&str]| names.iter().any(|name| path == Path::new(name));
+    if is(&["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]) {
         let mut out = io::stdout().lock();
         out.write_all(bytes)?;
         return out.flush();
+    }
+    if is(&["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"]) {
+        return io::stderr().lock().write_all(bytes);
     }
     if goes_through(path)? {
         let mut file = OpenOptions::new().append(true).open(path)?;
@@ -80,7 +86,7 @@ fn goes_through(path: &Path) -> io::Result<bool> {
         Ok(data) => {
             let kind = data.file_type();
             let special = kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket();
-            Ok(special || path.starts_with("/dev") || path.starts_with("/proc"))
+            Ok(special || path.starts_with("/dev/fd") || path.starts_with("/proc"))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),

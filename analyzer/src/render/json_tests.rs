@@ -38,6 +38,16 @@ fn a_new_file_has_the_usual_permissions_and_an_old_one_keeps_its_own() {
 }
 
 #[test]
+fn a_file_in_shared_memory_is_replaced_as_any_other() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = folder.path().join("r.json");
+    for report in [sample::leaking(), sample::clean()] {
+        write(&path, &report).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), to_string(&report));
+    }
+}
+
+#[test]
 fn a_link_stays_a_link() {
     let folder = tempfile::tempdir().unwrap();
     let (real, link) = (folder.path().join("real.json"), folder.path().join("link.json"));

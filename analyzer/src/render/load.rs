@@ -130,13 +130,12 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<AnyReport, LoadError> {
 
 fn syntax(path: &Path, bytes: &[u8], error: &serde_json::Error) -> LoadError {
     let (path, line, column, reason) = (path.to_path_buf(), error.line(), error.column(), reason(error));
-    // A number or a literal cut in two is a syntax error to serde_json; what tells is that nothing follows.
+    // A number cut after its point or minus is a syntax error to serde_json; what tells is that nothing follows.
     let last = bytes.split(|b| *b == b'\n').next_back().map_or(0, <[u8]>::len);
     let lines = 1 + bytes.iter().filter(|b| **b == b'\n').count();
+    let cut_number = reason == "invalid number" && line == lines && column >= last;
     match error.classify() {
-        Category::Syntax if line == lines && column >= last && !bytes.ends_with(b"}") => {
-            LoadError::Truncated { path, line, column, reason }
-        }
+        _ if cut_number => LoadError::Truncated { path, line, column, reason },
         Category::Eof => LoadError::Truncated { path, line, column, reason },
         _ => LoadError::Malformed { path, line, column, reason },
     }
@@ -188,7 +187,10 @@ mod tests {
             "r.json: schema avleak-report/2 cannot be read by this avleak, which reads avleak-report/1 (use the avleak that \
              wrote it, version 9.1.0)"
         );
-        assert!(error(br#"{"schema":"avleak-run/7"}"#).contains("avleak-run/7 cannot be read by this avleak, which reads avleak-run/1"));
+        assert!(
+            error(br#"{"schema":"avleak-run/7"}"#)
+                .contains("avleak-run/7 cannot be read by this avleak, which reads avleak-run/1")
+        );
     }
 
     #[test]
@@ -219,7 +221,10 @@ mod tests {
         let line = 1 + text.lines().position(|l| l.contains("eight")).unwrap();
         let error = error(text.as_bytes());
         assert!(error.starts_with(&format!("r.json:{line}:")), "{error}");
-        assert!(error.contains("not a valid avleak-report/1 document: invalid type: string \"eight\", expected u32"), "{error}");
+        assert!(
+            error.contains("not a valid avleak-report/1 document: invalid type: string \"eight\", expected u32"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,6 +6,8 @@ mod group;
 pub mod json;
 pub mod load;
 pub mod progress;
+#[cfg(test)]
+mod schema_tests;
 mod stack;
 pub mod style;
 mod summary;

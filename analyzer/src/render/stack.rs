@@ -8,6 +8,7 @@ use crate::report::model::Frame;
 const OWN_FRAMES: usize = 12;
 /// Of these, how many at the outer end.
 const OUTER_FRAMES: usize = 3;
+const ARROW: &str = " ← ";
 
 /// Whose code a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,8 +32,17 @@ fn whose(frame: &Frame) -> Whose {
         Whose::Libav
     } else if module_is(&["libavleak.so"]) {
         Whose::Avleak
-    } else if module_is(&["libc.so", "libc-", "libpthread", "ld-", "libstdc++", "libc++", "libgcc_s", "libdl", "linux-vdso"])
-        || matches!(function, "_start" | "__libc_start_main" | "crosscall1" | "crosscall2")
+    } else if module_is(&[
+        "libc.so",
+        "libc-",
+        "libpthread",
+        "ld-",
+        "libstdc++",
+        "libc++",
+        "libgcc_s",
+        "libdl",
+        "linux-vdso",
+    ]) || matches!(function, "_start" | "__libc_start_main" | "crosscall1" | "crosscall2")
         || function_is(&["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__gnu_cxx::", "__rust_"])
         || function_is(&["runtime.", "runtime/cgo", "_cgo_", "_cgoexp_"])
     {
@@ -100,15 +110,22 @@ pub(super) fn site(stack: &[Frame], limit: Option<usize>) -> Line {
     }
 }
 
-/// The functions from innermost to outermost in one line, `a ← b ← … ← main`, the start-up code left out.
+/// The functions from innermost to outermost in one line, `a ← b ← main`, the start-up code left out; what does not fit is
+/// cut at the outer end, for the inner one tells why something was freed there.
 pub(super) fn chain(stack: &[Frame], limit: usize) -> String {
     let names: Vec<String> = trimmed(stack, false).iter().map(name).collect();
-    fold(&names, limit)
+    (1..=names.len())
+        .rev()
+        .map(|kept| match names.len() - kept {
+            0 => names.join(ARROW),
+            left_out => format!("{}{ARROW}({left_out} more)", names[..kept].join(ARROW)),
+        })
+        .find(|text| width(text) <= limit)
+        .unwrap_or_else(|| fold(&names, limit))
 }
 
 /// Joins names by arrows; leaves out as many in the middle as it takes to fit.
 fn fold(names: &[String], limit: usize) -> String {
-    const ARROW: &str = " ← ";
     let whole = names.join(ARROW);
     if width(&whole) <= limit {
         return whole;
@@ -116,9 +133,10 @@ fn fold(names: &[String], limit: usize) -> String {
     for left_out in 1..names.len().saturating_sub(1) {
         let inner = (names.len() - left_out).div_ceil(2);
         let outer = names.len() - left_out - inner;
-        let text = [&names[..inner].join(ARROW), &format!("({left_out} more)"), &names[names.len() - outer..].join(ARROW)]
-            .map(String::as_str)
-            .join(ARROW);
+        let text =
+            [&names[..inner].join(ARROW), &format!("({left_out} more)"), &names[names.len() - outer..].join(ARROW)]
+                .map(String::as_str)
+                .join(ARROW);
         if width(&text) <= limit {
             return text;
         }
@@ -201,11 +219,13 @@ fn columns(page: &Page, indent: usize, rows: &[Row]) -> (usize, usize) {
 
 fn rows(stack: &[Frame], all: bool) -> Vec<Row> {
     let frames = trimmed(stack, all);
+    // A stack without a frame of the program's own, as in a codec's thread: FFmpeg's frames are all that there is to read.
+    let nobodys = own_frame(&frames).is_none();
     let mut rows = Vec::new();
     let mut rest = frames.as_slice();
     while let Some(frame) = rest.first() {
         let kind = whose(frame);
-        if all || kind == Whose::Own {
+        if all || kind == Whose::Own || (nobodys && kind == Whose::Libav) {
             rows.push(Row::Frame {
                 own: kind == Whose::Own,
                 name: name(frame),
@@ -275,11 +295,35 @@ mod tests {
     }
 
     #[test]
+    fn chains_lose_their_outer_end() {
+        let stack: Vec<Frame> = ["av_frame_free", "evict", "pump", "main"].map(|f| own(f, "a.c", 1)).to_vec();
+        assert_eq!(chain(&stack, 40), "av_frame_free ← evict ← pump ← main");
+        assert_eq!(chain(&stack, 33), "av_frame_free ← evict ← (2 more)");
+        assert_eq!(chain(&stack, 24), "av_frame_free ← (3 more)");
+        assert!(width(&chain(&stack, 10)) <= 10);
+    }
+
+    #[test]
+    fn a_codec_thread_shows_what_there_is() {
+        let stack = [
+            ffmpeg("av_frame_alloc", "libavutil.so.57"),
+            ffmpeg("frame_worker_thread", "libavcodec.so.59"),
+            system("start_thread"),
+        ];
+        let text = text(&stack, None, false);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(!text.contains('▸'), "{text}");
+    }
+
+    #[test]
     fn deep_stacks_keep_both_ends() {
         let stack: Vec<Frame> = (0..40).map(|i| own(&format!("f{i}"), "deep.c", i + 1)).collect();
         let text = text(&stack, None, false);
         assert!(text.contains("… 28 more frames"), "{text}");
-        assert!(text.contains("f0 ") && text.contains("f8 ") && text.contains("f37 ") && text.contains("f39 "), "{text}");
+        assert!(
+            text.contains("f0 ") && text.contains("f8 ") && text.contains("f37 ") && text.contains("f39 "),
+            "{text}"
+        );
         assert!(!text.contains("f9 ") && !text.contains("f36 "), "{text}");
     }
 

@@ -99,7 +99,9 @@ impl Style {
 mod tests {
     use super::*;
 
-    fn decide(choice: ColorChoice, terminal: bool, env: &[(&str, &str)]) -> bool {
+    type Env = &'static [(&'static str, &'static str)];
+
+    fn decide(choice: ColorChoice, terminal: bool, env: Env) -> bool {
         let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
         Style::decide(choice, terminal, env).colored
     }
@@ -107,7 +109,7 @@ mod tests {
     #[test]
     fn colour_follows_choice_then_environment_then_terminal() {
         use ColorChoice::*;
-        let table: [(ColorChoice, bool, &[(&str, &str)], bool); 13] = [
+        let table: [(ColorChoice, bool, Env, bool); 13] = [
             (Auto, true, &[], true),
             (Auto, false, &[], false),
             (Auto, true, &[("NO_COLOR", "1")], false),

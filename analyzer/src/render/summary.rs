@@ -5,7 +5,7 @@ use super::style::Role;
 use super::units::{bytes, bytes_exact, seconds};
 use crate::report::model::{Class, Completeness, Group, Level, MemoryMeans, Observed, Report, Target, Totals, Verdict};
 use crate::report::verdict::blind_spots;
-use crate::report::words::{contents, counted, ended, grouped, listed};
+use crate::report::words::{contents, counted, ended, grouped, listed, objects};
 
 /// `30 frames leaked, 356 MiB pinned`; `no leaks`; `inconclusive`.
 pub(super) fn finding(verdict: Verdict, leaks: &Totals) -> Line {
@@ -51,22 +51,20 @@ pub(super) fn headline(page: &mut Page, report: &Report) {
     page.words(0, 8, &line);
 }
 
-/// `6,001 frames allocated, 6,001 freed, 0 events dropped`.
+/// What a verdict stands on: `6,001 frames allocated, 6,001 freed`, and where there were none the packets.
 pub(super) fn seen(observed: &Observed) -> String {
-    let mut parts = vec![format!(
-        "{} allocated, {} freed",
-        counted(observed.frames_allocated, "frame"),
-        grouped(observed.frames_freed)
-    )];
-    if observed.packets_allocated > 0 {
-        parts.push(format!(
-            "{} allocated, {} freed",
-            counted(observed.packets_allocated, "packet"),
-            grouped(observed.packets_freed)
-        ));
-    }
-    parts.push(format!("{} dropped", counted(observed.events_dropped, "event")));
-    parts.join(", ")
+    let (noun, allocated, freed) = match observed {
+        Observed { frames_allocated: 0, packets_allocated: 1.., .. } => {
+            ("packet", observed.packets_allocated, observed.packets_freed)
+        }
+        _ => ("frame", observed.frames_allocated, observed.frames_freed),
+    };
+    format!("{} allocated, {} freed", counted(allocated, noun), grouped(freed))
+}
+
+/// `0 events dropped`.
+pub(super) fn dropped(observed: &Observed) -> String {
+    format!("{} dropped", counted(observed.events_dropped, "event"))
 }
 
 /// Groups that the verdict does not count: how many objects of which type in each class.
@@ -79,23 +77,22 @@ pub(super) fn not_counted(page: &mut Page, level: Level, groups: &[&Group], all:
     let classes =
         [Class::DefinitelyLost, Class::IndirectlyLost, Class::PossiblyLost, Class::StillReachable, Class::Unclassified];
     for class in classes {
-        let mut objects: Vec<(&str, u64)> = Vec::new();
+        let mut sums: Vec<(&str, u64)> = Vec::new();
         for group in groups.iter().filter(|g| g.class == class) {
-            match objects.iter_mut().find(|(object, _)| *object == group.object) {
+            match sums.iter_mut().find(|(object, _)| *object == group.object) {
                 Some((_, count)) => *count = count.saturating_add(group.count),
-                None => objects.push((&group.object, group.count)),
+                None => sums.push((&group.object, group.count)),
             }
         }
-        if objects.is_empty() {
+        if sums.is_empty() {
             continue;
         }
         // FFmpeg's own types tell more than nameless blocks, whatever their number.
-        objects.sort_by_key(|(object, count)| (!object.starts_with("AV"), std::cmp::Reverse(*count)));
+        sums.sort_by_key(|(object, count)| (!object.starts_with("AV"), std::cmp::Reverse(*count)));
         let pieces: Vec<Line> = std::iter::once(Line::of(Role::Plain, format!("{:<17}", class.phrase())))
-            .chain(objects.iter().enumerate().map(|(i, (object, count))| {
-                let noun = if *count != 1 && object.ends_with("block") { "s" } else { "" };
-                let comma = if i + 1 < objects.len() { "," } else { "" };
-                Line::of(Role::Plain, format!("{} {object}{noun}{comma}", grouped(*count)))
+            .chain(sums.iter().enumerate().map(|(i, (object, count))| {
+                let comma = if i + 1 < sums.len() { "," } else { "" };
+                Line::of(Role::Plain, format!("{}{comma}", objects(*count, object)))
             }))
             .collect();
         page.flow(3, 21, " ", &pieces);
@@ -105,7 +102,8 @@ pub(super) fn not_counted(page: &mut Page, level: Level, groups: &[&Group], all:
 
 /// The table of everything alive at the check, by class.
 pub(super) fn totals(page: &mut Page, report: &Report) {
-    const HEADS: [&str; 8] = ["alive at the end", "frames", "packets", "refs", "contexts", "blocks", "bytes", "pinned"];
+    let when = if report.target.ended.is_some() { "alive at the end" } else { "alive at check" };
+    let heads = [when, "frames", "packets", "refs", "contexts", "blocks", "bytes", "pinned"];
     let all = &report.totals;
     let rows = [
         (Class::DefinitelyLost, &all.definitely_lost),
@@ -116,7 +114,7 @@ pub(super) fn totals(page: &mut Page, report: &Report) {
     ];
     let unjudged = *rows[4].1 != Totals::default();
     let judged = rows[..4].iter().any(|(_, t)| **t != Totals::default());
-    let mut cells: Vec<[String; 8]> = vec![HEADS.map(str::to_string)];
+    let mut cells: Vec<[String; 8]> = vec![heads.map(str::to_string)];
     for (class, t) in rows {
         let show = if class == Class::Unclassified { unjudged } else { judged || !unjudged };
         if show {
@@ -179,7 +177,7 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     let mut facts = vec![frames, packets];
     facts.push(format!("{}, {}", counted(seen.allocations, "allocation"), counted(seen.frees, "free")));
     facts.push(counted(seen.threads, "thread"));
-    facts.push(format!("{} dropped", counted(seen.events_dropped, "event")));
+    facts.push(dropped(seen));
     facts.push(format!("over {}", seconds(report.target.duration_s)));
     labelled(page, "observed", facts);
     let calls: Vec<String> =
@@ -189,8 +187,8 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     }
     let mut check = vec![match report.completeness.memory {
         MemoryMeans::Ptrace => "stopped by ptrace, whole memory and registers".to_string(),
-        MemoryMeans::VmReadv => "memory read without stopping it, registers unknown".to_string(),
-        MemoryMeans::Cooperative => "memory copied by the interposer, registers unknown".to_string(),
+        MemoryMeans::VmReadv => "memory read without ptrace, no registers".to_string(),
+        MemoryMeans::Cooperative => "memory copied by the interposer, no registers".to_string(),
         MemoryMeans::None => "memory not read".to_string(),
     }];
     if report.check.scans > 0 {
@@ -216,7 +214,9 @@ fn labelled(page: &mut Page, label: &str, facts: Vec<String>) {
 pub(super) fn completeness(page: &mut Page, report: &Report) {
     let Completeness { incomplete_stacks, disagreements, notes, unreadable_bytes, .. } = &report.completeness;
     let mut lines: Vec<Line> = Vec::new();
-    for blind in blind_spots(&report.observed, &report.completeness) {
+    // An inconclusive report has begun with them.
+    let said = report.verdict == Verdict::Inconclusive;
+    for blind in blind_spots(&report.observed, &report.completeness).into_iter().filter(|_| !said) {
         let mut line = Line::of(Role::Warn, &blind.what);
         if *unreadable_bytes >= 1024 && blind.what.contains("of memory could not be read") {
             line = Line::of(Role::Warn, format!("{} of memory could not be read", bytes_exact(*unreadable_bytes)));
@@ -237,6 +237,9 @@ pub(super) fn completeness(page: &mut Page, report: &Report) {
     if lines.is_empty() {
         return;
     }
+    if report.verdict != Verdict::Clean {
+        page.blank();
+    }
     page.line(1, &Line::of(Role::Strong, "not seen, or to be known"));
     for line in lines {
         page.words(3, 5, &Line::of(Role::Warn, "! ").join(line));
@@ -251,6 +254,13 @@ pub(super) fn caveat(page: &mut Page, report: &Report) {
         let text = format!("not everything was seen, there may be more or fewer: {}", listed(&blind));
         page.words(8, 8, &Line::of(Role::Warn, "caveat").and(Role::Plain, format!(": {text}")));
     }
+}
+
+/// Whether [`completeness`] has nothing to say.
+pub(super) fn is_complete(report: &Report) -> bool {
+    let Completeness { incomplete_stacks, disagreements, notes, .. } = &report.completeness;
+    let rest = *incomplete_stacks == 0 && disagreements.is_empty() && notes.is_empty();
+    rest && blind_spots(&report.observed, &report.completeness).is_empty()
 }
 
 /// Why there is no verdict, and what to do.

@@ -13,6 +13,8 @@ use std::os::fd::AsFd;
 
 /// Leak groups that are shown without `--all`.
 pub const GROUPS: usize = 20;
+/// Processes of a run that its table lists without `--all`.
+const PROCESSES: usize = 20;
 
 /// How the text is laid out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,12 +61,12 @@ pub fn run(report: &RunReport, options: &TextOptions) -> String {
             write_process(&mut page, only, options);
         }
         processes => {
-            write_run(&mut page, report);
-            for process in processes {
+            write_run(&mut page, report, options.all);
+            // Of clean processes the table has said all, unless there is something to be known.
+            let told = |p: &&Report| options.all || p.verdict != Verdict::Clean || !summary::is_complete(p);
+            for process in worst_first(processes).into_iter().filter(told) {
                 page.blank();
-                let text = format!("── {} ", summary::process(&process.target));
-                let rule = "─".repeat(page.wrap().min(100).saturating_sub(width(&text)));
-                page.line(0, &Line::of(Role::Dim, text + &rule));
+                page.line(0, &Line::of(Role::Dim, "─".repeat(page.wrap().min(100))));
                 write_process(&mut page, process, options);
             }
         }
@@ -72,9 +74,10 @@ pub fn run(report: &RunReport, options: &TextOptions) -> String {
     page.finish()
 }
 
-fn write_run(page: &mut Page, report: &RunReport) {
-    let mut line =
-        Line::of(Role::Strong, "avleak: ").join(summary::finding(report.verdict, &report.leaks)).and(Role::Plain, " — ");
+fn write_run(page: &mut Page, report: &RunReport, all: bool) {
+    let mut line = Line::of(Role::Strong, "avleak: ")
+        .join(summary::finding(report.verdict, &report.leaks))
+        .and(Role::Plain, " — ");
     line.push(Role::Plain, report.argv.join(" "));
     if let Some(end) = report.ended {
         line.push(Role::Plain, format!(", {}", ended(end)));
@@ -86,10 +89,11 @@ fn write_run(page: &mut Page, report: &RunReport) {
                       load libavleak.so";
         page.words(8, 12, &Line::of(Role::Strong, "do: ").and(Role::Plain, remedy));
     }
-    let names: Vec<String> =
-        report.processes.iter().map(|p| format!("{} (pid {})", summary::program(&p.target), p.target.pid)).collect();
-    let widest = names.iter().map(|name| width(name)).max().unwrap_or(0).min(40);
-    for (process, name) in report.processes.iter().zip(&names) {
+    let processes = worst_first(&report.processes);
+    let shown = if all { processes.len() } else { processes.len().min(PROCESSES) };
+    let name = |p: &Report| format!("{} (pid {})", summary::program(&p.target), p.target.pid);
+    let widest = processes[..shown].iter().map(|p| width(&name(p))).max().unwrap_or(0).min(page.wrap() / 3);
+    for process in &processes[..shown] {
         let role = match process.verdict {
             Verdict::Leaks => Role::Bad,
             Verdict::Clean => Role::Good,
@@ -98,29 +102,47 @@ fn write_run(page: &mut Page, report: &RunReport) {
         let found = match (process.verdict, process.leaks.pinned_bytes) {
             (Verdict::Leaks, 0) => contents(&process.leaks),
             (Verdict::Leaks, pinned) => format!("{}, {} pinned", contents(&process.leaks), bytes(pinned)),
+            _ if process.observed.events_dropped > 0 => summary::dropped(&process.observed),
             _ => summary::seen(&process.observed),
         };
-        let name = super::flow::shorten(name, widest);
-        let gap = " ".repeat(widest.saturating_sub(width(&name)));
-        let line = Line::of(role, format!("{:<12}", process.verdict.key()))
-            .and(Role::Plain, format!("  {name}{gap}  "))
-            .and(Role::Dim, found);
-        page.line(2, &line);
+        let name = super::flow::shorten(&name(process), widest);
+        let gap = " ".repeat(widest.saturating_sub(width(&name)) + 1);
+        let mut pieces = vec![Line::of(role, format!("{:<14}", process.verdict.key())).and(Role::Plain, name + &gap)];
+        pieces.extend(found.split(' ').map(|word| Line::of(Role::Plain, word)));
+        page.flow(2, 18 + widest, " ", &pieces);
+    }
+    if processes.len() > shown {
+        let rest = &processes[shown..];
+        let clean = rest.iter().filter(|p| p.verdict == Verdict::Clean).count() as u64;
+        let text =
+            format!("… and {} more, {} of them clean (--all lists them)", grouped(rest.len() as u64), grouped(clean));
+        page.line(2, &Line::of(Role::Dim, text));
     }
     let (code, by) = (report.exit.code, &report.exit.decided_by);
     page.line(8, &Line::of(Role::Dim, format!("exit status {code}, decided by: {by}")));
+}
+
+fn worst_first(processes: &[Report]) -> Vec<&Report> {
+    let rank = |verdict| match verdict {
+        Verdict::Leaks => 0,
+        Verdict::Inconclusive => 1,
+        Verdict::Clean => 2,
+    };
+    let mut sorted: Vec<&Report> = processes.iter().collect();
+    sorted.sort_by_key(|process| rank(process.verdict));
+    sorted
 }
 
 fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
     summary::headline(page, report);
     match report.verdict {
         Verdict::Clean if !options.all => {
-            let mut text = summary::seen(&report.observed);
+            let mut facts = format!("{}, {}", summary::seen(&report.observed), summary::dropped(&report.observed));
             let alive = &report.totals.still_reachable;
             if alive.frames > 0 {
-                text.push_str(&format!("; {} still reachable", counted(alive.frames, "frame")));
+                facts.push_str(&format!("; {} still reachable", counted(alive.frames, "frame")));
             }
-            page.words(8, 8, &Line::of(Role::Plain, text));
+            page.words(8, 8, &Line::of(Role::Plain, facts));
             return summary::completeness(page, report);
         }
         Verdict::Clean => page.words(8, 8, &Line::of(Role::Plain, &report.reason)),

@@ -77,9 +77,14 @@ fn no_line_is_wider_than_the_terminal() {
 fn what_is_not_seen_is_never_hidden() {
     for all in [false, true] {
         let text = process(&sample::full(), &plain(None, all));
-        for needle in ["1 event was dropped", "1 event ring was corrupt", "8 KiB (8,192 bytes) of memory could not be read",
-            "14 stacks are incomplete", "2 frames were freed that were never seen", "install libavcodec59-dbgsym"]
-        {
+        for needle in [
+            "1 event was dropped",
+            "1 event ring was corrupt",
+            "8 KiB (8,192 bytes) of memory could not be read",
+            "14 stacks are incomplete",
+            "2 frames were freed that were never seen",
+            "install libavcodec59-dbgsym",
+        ] {
             assert!(text.contains(needle), "{needle}: {text}");
         }
     }
@@ -164,6 +169,23 @@ fn strange_numbers_break_nothing() {
     report.observed.threads = u64::MAX;
     for all in [false, true] {
         assert!(!process(&report, &plain(Some(80), all)).is_empty());
+    }
+}
+
+#[test]
+fn a_run_of_many_processes_tells_of_those_that_matter() {
+    let mut processes = vec![sample::clean(); 40];
+    processes.push(sample::leaking());
+    processes[3].completeness.notes.push("to be known".to_string());
+    let report = crate::report::verdict::sum_up(vec!["make".into()], Some(Ended::Exit(0)), 1, processes);
+    let text = run(&report, &plain(None, false));
+    assert!(text.lines().nth(2).unwrap().starts_with("  leaks         server (pid 812)"), "{text}");
+    assert!(text.contains("… and 21 more, 21 of them clean"), "{text}");
+    assert_eq!(text.matches("avleak: ").count(), 3, "the run, the leaking one, the one with a note: {text}");
+    assert!(text.contains("! to be known"), "{text}");
+    assert_eq!(run(&report, &plain(None, true)).matches("avleak: ").count(), 42);
+    for columns in [60, 80, 120] {
+        assert!(run(&report, &plain(Some(columns), false)).lines().all(|line| width(line) <= columns));
     }
 }
 

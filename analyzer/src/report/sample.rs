@@ -29,7 +29,12 @@ pub(crate) fn ffmpeg(function: &str, module: &str) -> Frame {
 
 /// A frame of the C library's start-up code.
 pub(crate) fn system(function: &str) -> Frame {
-    Frame { function: Some(function.to_string()), module: Some("libc.so.6".to_string()), offset: 0x27_249, ..Frame::default() }
+    Frame {
+        function: Some(function.to_string()),
+        module: Some("libc.so.6".to_string()),
+        offset: 0x27_249,
+        ..Frame::default()
+    }
 }
 
 /// Nothing missing.
@@ -129,10 +134,7 @@ fn forgotten() -> Group {
         age_max_s: 840.6,
         rate_per_minute: 2.13,
         rate_per_1000_frames: 14.9,
-        stack: stack(
-            &[ffmpeg("av_frame_alloc", "libavutil.so.57"), own("decode_one", "src/decode.c", 88)],
-            &in_pump(),
-        ),
+        stack: stack(&[ffmpeg("av_frame_alloc", "libavutil.so.57"), own("decode_one", "src/decode.c", 88)], &in_pump()),
         freed_elsewhere: vec![FreeSite { stack: free, count: 970, lifetime_median_ms: 33.4 }],
         siblings_allocated: 1000,
         refs: vec![
@@ -200,11 +202,27 @@ fn cached() -> Group {
 
 fn others() -> Vec<Group> {
     let group = |object: &str, class, count, bytes, stack| {
-        keyed(Group { leak: false, outermost: 0, object: object.to_string(), class, count, bytes, stack, ..plain_group() })
+        keyed(Group {
+            leak: false,
+            outermost: 0,
+            object: object.to_string(),
+            class,
+            count,
+            bytes,
+            stack,
+            ..plain_group()
+        })
     };
-    let context = || stack(&[ffmpeg("avcodec_alloc_context3", "libavcodec.so.59"), own("open", "src/decode.c", 20)], &start());
+    let context =
+        || stack(&[ffmpeg("avcodec_alloc_context3", "libavcodec.so.59"), own("open", "src/decode.c", 20)], &start());
     vec![
-        group("block", Class::DefinitelyLost, 1, 96, stack(&[own("cache::open(std::string const&)", "src/cache.cpp", 12)], &in_pump())),
+        group(
+            "block",
+            Class::DefinitelyLost,
+            1,
+            96,
+            stack(&[own("cache::open(std::string const&)", "src/cache.cpp", 12)], &in_pump()),
+        ),
         group("AVBufferRef", Class::IndirectlyLost, 102, 102 * 24, receive()),
         group("block", Class::IndirectlyLost, 1, 32, in_pump()),
         group("AVCodecContext", Class::StillReachable, 1, 944, context()),
@@ -213,7 +231,14 @@ fn others() -> Vec<Group> {
     ]
 }
 
-fn report(level: Level, leaks: Totals, totals: ClassTotals, groups: Vec<Group>, observed: Observed, completeness: Completeness) -> Report {
+fn report(
+    level: Level,
+    leaks: Totals,
+    totals: ClassTotals,
+    groups: Vec<Group>,
+    observed: Observed,
+    completeness: Completeness,
+) -> Report {
     let judged = verdict::verdict(level, &leaks, &observed, &completeness);
     Report {
         schema: SCHEMA.to_string(),
@@ -265,7 +290,13 @@ pub(crate) fn leaking() -> Report {
     let cached = 4 * 1_382_400;
     let leaks = Totals { frames: 34, blocks: 34, bytes: 34 * 440, pinned_bytes: pinned + cached, ..Totals::default() };
     let totals = ClassTotals {
-        definitely_lost: Totals { frames: 30, blocks: 31, bytes: 30 * 440 + 96, pinned_bytes: pinned, ..Totals::default() },
+        definitely_lost: Totals {
+            frames: 30,
+            blocks: 31,
+            bytes: 30 * 440 + 96,
+            pinned_bytes: pinned,
+            ..Totals::default()
+        },
         indirectly_lost: Totals {
             frames: 4,
             buffer_refs: 102,
@@ -275,7 +306,13 @@ pub(crate) fn leaking() -> Report {
             ..Totals::default()
         },
         possibly_lost: Totals::default(),
-        still_reachable: Totals { frames: 3, contexts: 1, blocks: 218, bytes: 944 + 3 * 440 + 765_000, ..Totals::default() },
+        still_reachable: Totals {
+            frames: 3,
+            contexts: 1,
+            blocks: 218,
+            bytes: 944 + 3 * 440 + 765_000,
+            ..Totals::default()
+        },
         unclassified: Totals::default(),
     };
     report(Level::Normal, leaks, totals, all, seen(2013, 1976), complete())
@@ -344,7 +381,8 @@ pub(crate) fn full() -> Report {
 /// A test command with three processes.
 pub(crate) fn run() -> RunReport {
     let mut probe = clean();
-    probe.target = Target { pid: 815, exe: "/usr/bin/ffprobe".to_string(), argv: vec!["ffprobe".to_string()], ..probe.target };
+    probe.target =
+        Target { pid: 815, exe: "/usr/bin/ffprobe".to_string(), argv: vec!["ffprobe".to_string()], ..probe.target };
     let mut killed = inconclusive();
     killed.target.pid = 820;
     killed.target.exe = "/srv/stream/bin/transcode-worker".to_string();

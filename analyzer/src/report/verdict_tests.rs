@@ -3,13 +3,8 @@
 use super::*;
 use crate::report::sample;
 
-const CLASSES: [Class; 5] = [
-    Class::DefinitelyLost,
-    Class::IndirectlyLost,
-    Class::PossiblyLost,
-    Class::StillReachable,
-    Class::Unclassified,
-];
+const CLASSES: [Class; 5] =
+    [Class::DefinitelyLost, Class::IndirectlyLost, Class::PossiblyLost, Class::StillReachable, Class::Unclassified];
 
 /// Which of [`CLASSES`] count, for an FFmpeg object that is outermost, one that is not, and a block that is no object.
 #[test]
@@ -22,7 +17,11 @@ fn every_level_class_kind_and_place_is_judged() {
     for (level, outermost, inner, block) in table {
         for (i, class) in CLASSES.into_iter().enumerate() {
             for kind in [ObjectKind::Frame, ObjectKind::Packet, ObjectKind::BufferRef, ObjectKind::CodecContext] {
-                assert_eq!(judge(level, class, kind, true), outermost[i] == 1, "{level:?} {class:?} {kind:?} outermost");
+                assert_eq!(
+                    judge(level, class, kind, true),
+                    outermost[i] == 1,
+                    "{level:?} {class:?} {kind:?} outermost"
+                );
                 assert_eq!(judge(level, class, kind, false), inner[i] == 1, "{level:?} {class:?} {kind:?} held");
             }
             for kind in [ObjectKind::Plain, ObjectKind::Payload, ObjectKind::LibavBlock] {
@@ -116,9 +115,8 @@ fn the_reason_names_the_level() {
     assert_eq!(reason(Level::Normal, &leaks), "30 frames and 2 packets: lost");
     assert_eq!(reason(Level::Strict, &leaks), "30 frames and 2 packets: lost or possibly lost");
     assert_eq!(reason(Level::Draconian, &leaks), "30 frames and 2 packets: still alive at the end");
-    let all: std::collections::BTreeSet<String> = [Level::Normal, Level::Strict, Level::Draconian]
-        .map(|level| reason(level, &Totals::default()))
-        .into();
+    let all: std::collections::BTreeSet<String> =
+        [Level::Normal, Level::Strict, Level::Draconian].map(|level| reason(level, &Totals::default())).into();
     assert_eq!(all.len(), 3);
 }
 

@@ -21,6 +21,12 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{s}", grouped(number))
 }
 
+/// `30 AVFrame`, `1 block`, `2 blocks`: C types keep their name, other words take an s.
+pub fn objects(number: u64, object: &str) -> String {
+    let s = if number != 1 && object.ends_with("block") { "s" } else { "" };
+    format!("{} {object}{s}", grouped(number))
+}
+
 /// `a`, `a and b`, `a, b and c`.
 pub fn listed(parts: &[String]) -> String {
     match parts {
