@@ -1,3 +1,36 @@
 //! The command line: one file for each subcommand.
 
+pub mod preflight;
 pub mod report;
+pub mod run;
+pub mod serve;
+pub mod supervise;
+mod watch;
+
+use clap::{Parser, Subcommand};
+
+/// Names the leaked frame in any process that uses FFmpeg.
+#[derive(Debug, Parser)]
+#[command(name = "avleak", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Report(report::ReportArgs),
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
+}
+
+/// Reads the arguments of this process and does what they say; returns the exit status.
+pub fn main() -> i32 {
+    // Wrong usage exits with 2, help and version with 0: clap's own statuses are avleak's.
+    match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+    }
+}
