@@ -12,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
@@ -27,7 +27,7 @@ const PASSED_ON: [Signal; 7] =
     [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::TSTP];
 /// The same request to end from the same sender within this time is one: timeout(1) kills its child, then the group.
 const SAME: Duration = Duration::from_millis(100);
-/// How long the terminal's SIGCONT may take to reach the command as well.
+/// How far apart one signal to the whole group may reach avleak and the command.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// What happens to the command.
@@ -52,6 +52,8 @@ pub enum SupervisorEvent {
     Continued,
     /// It has ended and has been waited for: the last event of the command.
     ChildExited(Ended),
+    /// It has ended, but something else in this process waited for it: its status is unknown. Comes instead of `ChildExited`.
+    StatusLost,
 }
 
 /// The command could not be started.
@@ -98,6 +100,7 @@ impl Supervisor {
             pid: Pid::from_child(&child),
             fd: rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok(),
             ended: AtomicBool::new(false),
+            stopped_at: AtomicU64::new(0),
         });
         let (for_signals, told) = (Arc::clone(&command), sender.clone());
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -133,6 +136,8 @@ struct Command {
     /// Absent on kernels before 5.3.
     fd: Option<OwnedFd>,
     ended: AtomicBool,
+    /// When it was last seen stopped, milliseconds on [`child::monotonic`]'s clock.
+    stopped_at: AtomicU64,
 }
 
 impl Command {
@@ -145,11 +150,11 @@ impl Command {
         };
     }
 
-    fn pass_on(&self, mut reader: SignalReader, events: &Sender<SupervisorEvent>) {
+    fn pass_on(&self, reader: SignalReader, events: &Sender<SupervisorEvent>) {
         let mut count = 0;
         let mut count_after = 0;
-        let mut last: Option<(Received, Instant)> = None;
-        while let Some(received) = reader.next() {
+        let mut last: Option<Received> = None;
+        for received in reader {
             let Some(signal) = Signal::from_named_raw(received.signal) else { continue };
             let ends = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP].contains(&signal);
             if self.ended.load(Ordering::Acquire) {
@@ -159,9 +164,13 @@ impl Command {
                     let _ = signal_hook::low_level::emulate_default_handler(received.signal);
                 }
             } else if !received.by_kernel {
-                let repeated = last.is_some_and(|(before, at)| before == received && at.elapsed() < SAME);
-                last = Some((received, Instant::now()));
-                if !(ends && repeated) {
+                let repeated = last.is_some_and(|before| {
+                    (before.signal, before.sender) == (received.signal, received.sender)
+                        && received.at.saturating_sub(before.at) < SAME
+                });
+                last = Some(received);
+                let needless = if ends { repeated } else { signal == Signal::TSTP && self.has_stopped(received.at) };
+                if !needless {
                     self.send(signal);
                     let _ = events.send(SupervisorEvent::Forwarded { signal: received.signal });
                 }
@@ -173,16 +182,28 @@ impl Command {
         }
     }
 
+    /// A stop signal that avleak received at `at` has stopped the command already: it was sent to the group. Passed on after
+    /// the command was continued it would stop it again.
+    fn has_stopped(&self, at: Duration) -> bool {
+        std::thread::sleep(TOGETHER);
+        self.is_stopped()
+            || u128::from(self.stopped_at.load(Ordering::Acquire)) + TOGETHER.as_millis() >= at.as_millis()
+    }
+
+    fn is_stopped(&self) -> bool {
+        Stat::of(self.pid.as_raw_nonzero().get()).is_some_and(|stat| matches!(stat.state, 'T' | 't'))
+    }
+
     /// Waits for the child, whose handle only keeps anybody else from doing so.
     fn wait(&self, _child: Child, events: &Sender<SupervisorEvent>) {
         loop {
-            let status = match rustix::process::waitpid(Some(self.pid), WaitOptions::UNTRACED | WaitOptions::CONTINUED) {
+            let status = match rustix::process::waitpid(Some(self.pid), WaitOptions::UNTRACED | WaitOptions::CONTINUED)
+            {
                 Ok(Some((_, status))) => status,
                 Ok(None) | Err(rustix::io::Errno::INTR) => continue,
-                // Somebody else waited for it (SIGCHLD ignored): its status is lost.
                 Err(_) => {
                     self.ended.store(true, Ordering::Release);
-                    let _ = events.send(SupervisorEvent::ChildExited(Ended::Exit(0)));
+                    let _ = events.send(SupervisorEvent::StatusLost);
                     return;
                 }
             };
@@ -208,11 +229,12 @@ impl Command {
         if ![libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal) {
             return;
         }
+        self.stopped_at.store(child::monotonic().as_millis() as u64, Ordering::Release);
         let _ = events.send(SupervisorEvent::Stopped { signal });
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::STOP);
         // Continued. The shell continues the whole group; who continued avleak alone means the command.
         std::thread::sleep(TOGETHER);
-        if Stat::of(self.pid.as_raw_nonzero().get()).is_some_and(|stat| matches!(stat.state, 'T' | 't')) {
+        if self.is_stopped() {
             self.send(Signal::CONT);
         }
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use signal_hook_registry::SigId;
 
@@ -39,7 +40,9 @@ extern "C" fn capture() {
     let blocked = unsafe {
         let mut mask = std::mem::zeroed::<libc::sigset_t>();
         libc::sigprocmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask);
-        (1..=64).filter(|&signal| libc::sigismember(&raw const mask, signal) == 1).fold(0, |all, s| all | (1 << (s - 1)))
+        (1..=64)
+            .filter(|&signal| libc::sigismember(&raw const mask, signal) == 1)
+            .fold(0, |all, s| all | (1 << (s - 1)))
     };
     IGNORED.store(ignored, Ordering::Relaxed);
     BLOCKED.store(blocked, Ordering::Relaxed);
@@ -97,10 +100,20 @@ pub struct Received {
     pub by_kernel: bool,
     /// Who sent it, where a process did; else 0.
     pub sender: i32,
+    /// When, on [`monotonic`]'s clock.
+    pub at: Duration,
+}
+
+/// The monotonic clock.
+pub fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: stores the time in the local struct; async-signal-safe.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Duration::new(now.tv_sec.max(0) as u64, now.tv_nsec as u32)
 }
 
 /// Bytes of a [`Received`] in the pipe: far below what a pipe takes at once.
-const RECORD: usize = 12;
+const RECORD: usize = 24;
 
 /// Signals that are received instead of having their default effect, until this is dropped.
 #[derive(Debug)]
@@ -118,6 +131,9 @@ pub struct SignalReader(File);
 /// # Errors
 /// What making a pipe or a handler gave.
 pub fn watch_signals(signals: &[i32]) -> io::Result<(SignalWatch, SignalReader)> {
+    // SAFETY: a default disposition, which no other code of avleak sets. Were it ignored (a parent may have left it so), the
+    // kernel would throw away the statuses of children.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // A full pipe must not block the handler; the signal is then dropped, as a pending one would be.
     rustix::io::ioctl_fionbio(&writer, true)?;
@@ -132,22 +148,27 @@ pub fn watch_signals(signals: &[i32]) -> io::Result<(SignalWatch, SignalReader)>
             for (part, value) in record.as_chunks_mut::<4>().0.iter_mut().zip([signal, info.si_code, sender]) {
                 *part = value.to_ne_bytes();
             }
+            record[16..].copy_from_slice(&(monotonic().as_nanos() as u64).to_ne_bytes());
             let _ = rustix::io::write(&*writer, &record);
         };
-        // SAFETY: the action makes one write to a non-blocking pipe by a bare system call: no errno, no allocation, no lock.
+        // SAFETY: the action reads the clock and makes one write to a non-blocking pipe by a bare system call: no errno, no
+        // allocation, no lock.
         watch.ids.push(unsafe { signal_hook_registry::register_sigaction(signal, tell) }?);
     }
     Ok((watch, SignalReader(File::from(reader))))
 }
 
-impl SignalReader {
-    /// The next signal; `None` once the watch is dropped.
-    pub fn next(&mut self) -> Option<Received> {
+impl Iterator for SignalReader {
+    type Item = Received;
+
+    /// Waits for the next signal; `None` once the watch is dropped.
+    fn next(&mut self) -> Option<Received> {
         let mut record = [0; RECORD];
         self.0.read_exact(&mut record).ok()?;
         let mut numbers = record.as_chunks::<4>().0.iter().map(|&bytes| i32::from_ne_bytes(bytes));
         let (signal, code, sender) = (numbers.next()?, numbers.next()?, numbers.next()?);
-        (signal != 0).then_some(Received { signal, by_kernel: code == libc::SI_KERNEL, sender })
+        let at = Duration::from_nanos(record.last_chunk().copied().map_or(0, u64::from_ne_bytes));
+        (signal != 0).then_some(Received { signal, by_kernel: code == libc::SI_KERNEL, sender, at })
     }
 }
 
