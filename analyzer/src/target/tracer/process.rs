@@ -256,15 +256,14 @@ impl Process {
         let verdict = judge(code, syscall);
         let now = Instant::now();
         match (self.phase, verdict) {
-            (Phase::Gathering { .. }, _) => self.tick(now, settings, out),
-            (Phase::Held { .. } | Phase::Leaving, _) => {}
-            (_, Exit::Process(ended)) => self.gather(ended, now, settings, out),
+            (Phase::Gathering { .. } | Phase::Held { .. } | Phase::Leaving, _) => {}
+            (_, Exit::Process(ended)) => self.phase = Phase::Gathering { ended, since: now },
             (_, Exit::Thread) => {
                 if self.is_last(tid) {
                     let leader = || Stat::of(self.pid).map_or(code, |stat| stat.exit_code);
                     let status =
                         if settings.status_is_leaders { self.leader_code.unwrap_or_else(leader) } else { code };
-                    self.gather(ended(status), now, settings, out);
+                    self.phase = Phase::Gathering { ended: ended(status), since: now };
                 } else {
                     self.depart(tid);
                     self.tell_if_empty(out);
@@ -279,12 +278,7 @@ impl Process {
         }
     }
 
-    fn gather(&mut self, ended: Ended, now: Instant, settings: &Settings, out: &mut Vec<Message>) {
-        self.phase = Phase::Gathering { ended, since: now };
-        self.tick(now, settings, out);
-    }
-
-    /// Looks at unfinished decisions and deadlines.
+    /// Looks at unfinished decisions and deadlines; to be called after every batch of reports.
     pub(super) fn tick(&mut self, now: Instant, settings: &Settings, out: &mut Vec<Message>) {
         match self.phase {
             Phase::Watching | Phase::Leaving => {}
