@@ -198,7 +198,12 @@ fn another_thread_may_end_the_process_and_main_may_be_gone_long_before() {
     ends(leave, "pthread_t t; pthread_create(&t, 0, leave, w); pause();", Ended::Exit(8), 2);
     ends(leave, "spawn(idle, 4); spawn(leave, 1); pthread_exit(0);", Ended::Exit(0), 5);
     // glibc's last thread calls exit(0).
-    ends("static void *late(void *a) { sleep_ms(30); return a; }", "spawn(late, 1); pthread_exit(0);", Ended::Exit(0), 1);
+    ends(
+        "static void *late(void *a) { sleep_ms(30); return a; }",
+        "spawn(late, 1); pthread_exit(0);",
+        Ended::Exit(0),
+        1,
+    );
     // Since Linux 5.19 the status is the last thread's, before it was the leader's.
     let mut target = Target::start(leave, "go(); spawn(last, 1); syscall(SYS_exit, 12);");
     let tracer = tracer();
@@ -283,10 +288,12 @@ fn a_storm_of_short_threads_is_no_end() {
 fn exec_from_any_thread_goes_through_at_once() {
     let exec = "static char **args; static void *exec(void *a) { char *v[] = {args[0], \"again\", 0}; execv(args[0], v); \
                 return a; }";
-    for body in ["args = argv; spawn(idle, 20); go(); spawn(exec, 1); pause();",
-        "args = argv; spawn(idle, 20); go(); exec(0);", "args = argv; go(); exec(0);",
-        "args = argv; spawn(idle, 3); spawn(spin, 1); go(); spawn(exec, 1); pthread_exit(0);"]
-    {
+    for body in [
+        "args = argv; spawn(idle, 20); go(); spawn(exec, 1); pause();",
+        "args = argv; spawn(idle, 20); go(); exec(0);",
+        "args = argv; go(); exec(0);",
+        "args = argv; spawn(idle, 3); spawn(spin, 1); go(); spawn(exec, 1); pthread_exit(0);",
+    ] {
         let mut target = Target::start(exec, body);
         let tracer = tracer();
         tracer.seize(target.pid()).unwrap();
@@ -444,9 +451,10 @@ fn a_release_while_running_detaches() {
     tracer.release(target.pid()).unwrap();
     wait_until(
         || {
-            threads::list(target.pid()).unwrap().iter().all(|tid| {
-                std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap().contains("TracerPid:\t0\n")
-            })
+            threads::list(target.pid())
+                .unwrap()
+                .iter()
+                .all(|tid| std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap().contains("TracerPid:\t0\n"))
         },
         "no tracer",
     );
@@ -468,8 +476,11 @@ fn a_process_that_is_traced_already_is_left_alone_and_named() {
     wait_until(|| !status().contains("TracerPid:\t0\n"), "strace");
     let tracer = tracer();
     let error = tracer.seize(target.pid()).unwrap_err();
-    assert!(matches!(&error, TraceError::AlreadyTraced { tracer, name, .. }
-        if *tracer as u32 == strace.id() && name == "strace"), "{error}");
+    assert!(
+        matches!(&error, TraceError::AlreadyTraced { tracer, name, .. }
+        if *tracer as u32 == strace.id() && name == "strace"),
+        "{error}"
+    );
     strace.kill().unwrap();
     strace.wait().unwrap();
     assert!("SR".contains(target.state()), "{}", target.state());
@@ -479,7 +490,8 @@ fn a_process_that_is_traced_already_is_left_alone_and_named() {
 #[test]
 fn many_targets_end_at_once_and_each_is_held_alone() {
     let tracer = tracer();
-    let mut targets: Vec<Target> = (0..6).map(|i| Target::start("", &format!("spawn(idle, 2); go(); return {i};"))).collect();
+    let mut targets: Vec<Target> =
+        (0..6).map(|i| Target::start("", &format!("spawn(idle, 2); go(); return {i};"))).collect();
     for target in &mut targets {
         tracer.seize(target.pid()).unwrap();
         target.go();
@@ -505,7 +517,8 @@ fn the_tracer_has_a_session_of_its_own_and_refuses_strangers() {
     assert_eq!(unsafe { libc::getsid(tracer.pid() as i32) }, tracer.pid() as i32);
     let name = || std::fs::read_to_string(format!("/proc/{}/comm", tracer.pid())).unwrap();
     wait_until(|| name() == "avleak-tracer\n", "its name");
-    let mut stranger = Command::new(exe()).args(["tracer", "0"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stranger =
+        Command::new(exe()).args(["tracer", "0"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     stranger.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(stranger.wait().unwrap().code(), Some(2));

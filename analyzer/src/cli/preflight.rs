@@ -218,7 +218,8 @@ fn judge_elf(path: &Path, file: File) -> Option<Finding> {
             .iter()
             .any(|prefix| library.starts_with(prefix.as_bytes()))
     };
-    let mut found = libraries.iter().find(|library| sanitizer(library)).map(|l| String::from_utf8_lossy(l).into_owned());
+    let mut found =
+        libraries.iter().find(|library| sanitizer(library)).map(|l| String::from_utf8_lossy(l).into_owned());
     let mut own_malloc = false;
     for symbol in parsed.dynamic_symbols() {
         match symbol.name_bytes() {
@@ -230,8 +231,9 @@ fn judge_elf(path: &Path, file: File) -> Option<Finding> {
         }
     }
     if let Some(by) = found {
-        let message =
-            format!("{name} is built with a sanitizer ({by}), which refuses preloaded libraries (build it without -fsanitize)");
+        let message = format!(
+            "{name} is built with a sanitizer ({by}), which refuses preloaded libraries (build it without -fsanitize)"
+        );
         return Some((Problem::Sanitizer, message));
     }
     own_malloc.then(|| {
@@ -275,7 +277,8 @@ fn judge_script(path: &Path, start: &[u8], search: Option<&OsStr>, depth: usize)
     let interpreter = Path::new(OsStr::from_bytes(words.next()?));
     if let Err(error) = executable(interpreter) {
         let (name, interpreter) = (path.display(), interpreter.display());
-        let message = format!("cannot start {name}: its interpreter {interpreter}: {error} (install it or mend the #! line)");
+        let message =
+            format!("cannot start {name}: its interpreter {interpreter}: {error} (install it or mend the #! line)");
         return Some((Problem::NoInterpreter, message));
     }
     let depth = depth.checked_sub(1)?;
@@ -290,7 +293,8 @@ fn judge_script(path: &Path, start: &[u8], search: Option<&OsStr>, depth: usize)
         Ok(found) => judge_file(&found, search, depth),
         Err(_) => {
             let command = String::from_utf8_lossy(command);
-            let message = format!("cannot start {}: `{command}` of its #! line is not in PATH (install it)", path.display());
+            let message =
+                format!("cannot start {}: `{command}` of its #! line is not in PATH (install it)", path.display());
             Some((Problem::NoInterpreter, message))
         }
     }
@@ -304,7 +308,9 @@ pub fn preload_value(library: &Path, existing: Option<&OsStr>) -> Result<OsStrin
     let bytes = library.as_os_str().as_bytes();
     if bytes.iter().any(|b| b" :\t\n".contains(b)) {
         let library = library.display();
-        return Err(format!("cannot preload {library}: its path holds a space or colon (install avleak elsewhere, or link it)"));
+        return Err(format!(
+            "cannot preload {library}: its path holds a space or colon (install avleak elsewhere, or link it)"
+        ));
     }
     let mut value = bytes.to_vec();
     if let Some(existing) = existing.filter(|value| !value.is_empty()) {

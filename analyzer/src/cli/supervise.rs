@@ -27,7 +27,7 @@ const PASSED_ON: [Signal; 7] =
     [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::TSTP];
 /// The same request to end from the same sender within this time is one: timeout(1) kills its child, then the group.
 const SAME: Duration = Duration::from_millis(100);
-/// How long the terminal's SIGCONT may take to reach the command as well.
+/// How far apart one signal to the whole group may reach avleak and the command.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// What happens to the command.
@@ -150,11 +150,11 @@ impl Command {
         };
     }
 
-    fn pass_on(&self, mut reader: SignalReader, events: &Sender<SupervisorEvent>) {
+    fn pass_on(&self, reader: SignalReader, events: &Sender<SupervisorEvent>) {
         let mut count = 0;
         let mut count_after = 0;
         let mut last: Option<Received> = None;
-        while let Some(received) = reader.next() {
+        for received in reader {
             let Some(signal) = Signal::from_named_raw(received.signal) else { continue };
             let ends = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP].contains(&signal);
             if self.ended.load(Ordering::Acquire) {
@@ -165,10 +165,12 @@ impl Command {
                 }
             } else if !received.by_kernel {
                 let repeated = last.is_some_and(|before| {
-                    (before.signal, before.sender) == (received.signal, received.sender) && received.at.saturating_sub(before.at) < SAME
+                    (before.signal, before.sender) == (received.signal, received.sender)
+                        && received.at.saturating_sub(before.at) < SAME
                 });
                 last = Some(received);
-                if !(ends && repeated) && !(signal == Signal::TSTP && self.has_stopped(received.at)) {
+                let needless = if ends { repeated } else { signal == Signal::TSTP && self.has_stopped(received.at) };
+                if !needless {
                     self.send(signal);
                     let _ = events.send(SupervisorEvent::Forwarded { signal: received.signal });
                 }
@@ -184,7 +186,8 @@ impl Command {
     /// the command was continued it would stop it again.
     fn has_stopped(&self, at: Duration) -> bool {
         std::thread::sleep(TOGETHER);
-        self.is_stopped() || u128::from(self.stopped_at.load(Ordering::Acquire)) + SAME.as_millis() >= at.as_millis()
+        self.is_stopped()
+            || u128::from(self.stopped_at.load(Ordering::Acquire)) + TOGETHER.as_millis() >= at.as_millis()
     }
 
     fn is_stopped(&self) -> bool {
@@ -194,7 +197,8 @@ impl Command {
     /// Waits for the child, whose handle only keeps anybody else from doing so.
     fn wait(&self, _child: Child, events: &Sender<SupervisorEvent>) {
         loop {
-            let status = match rustix::process::waitpid(Some(self.pid), WaitOptions::UNTRACED | WaitOptions::CONTINUED) {
+            let status = match rustix::process::waitpid(Some(self.pid), WaitOptions::UNTRACED | WaitOptions::CONTINUED)
+            {
                 Ok(Some((_, status))) => status,
                 Ok(None) | Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => {

@@ -40,7 +40,9 @@ extern "C" fn capture() {
     let blocked = unsafe {
         let mut mask = std::mem::zeroed::<libc::sigset_t>();
         libc::sigprocmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask);
-        (1..=64).filter(|&signal| libc::sigismember(&raw const mask, signal) == 1).fold(0, |all, s| all | (1 << (s - 1)))
+        (1..=64)
+            .filter(|&signal| libc::sigismember(&raw const mask, signal) == 1)
+            .fold(0, |all, s| all | (1 << (s - 1)))
     };
     IGNORED.store(ignored, Ordering::Relaxed);
     BLOCKED.store(blocked, Ordering::Relaxed);
@@ -156,9 +158,11 @@ pub fn watch_signals(signals: &[i32]) -> io::Result<(SignalWatch, SignalReader)>
     Ok((watch, SignalReader(File::from(reader))))
 }
 
-impl SignalReader {
-    /// The next signal; `None` once the watch is dropped.
-    pub fn next(&mut self) -> Option<Received> {
+impl Iterator for SignalReader {
+    type Item = Received;
+
+    /// Waits for the next signal; `None` once the watch is dropped.
+    fn next(&mut self) -> Option<Received> {
         let mut record = [0; RECORD];
         self.0.read_exact(&mut record).ok()?;
         let mut numbers = record.as_chunks::<4>().0.iter().map(|&bytes| i32::from_ne_bytes(bytes));

@@ -206,7 +206,8 @@ mod tests {
         assert!(m.readable && m.writable && !m.executable && m.shared && m.deleted && m.is_file());
         assert_eq!((m.offset, m.device, m.inode), (0x1f000, (0xfd, 1), 1234));
         assert_eq!(m.path(), Some(Path::new("/usr/lib/a b")));
-        let odd = parse(b"nonsense\n1000-2000 r--p 0 0:0 0 /memfd:\xff\xfe\\012x (deleted)\n\n3000-2000 rw-p 0 0:0 0\n");
+        let odd =
+            parse(b"nonsense\n1000-2000 r--p 0 0:0 0 /memfd:\xff\xfe\\012x (deleted)\n\n3000-2000 rw-p 0 0:0 0\n");
         assert_eq!(odd.len(), 1);
         assert_eq!(odd[0].name.as_bytes(), b"/memfd:\xff\xfe\nx");
     }
@@ -214,14 +215,34 @@ mod tests {
     #[test]
     fn devices_and_the_kernels_own_pages_are_never_scanned() {
         let scannable = |name: &str| one(&format!("1000-2000 rw-p 0 00:05 7 {name}")).is_scannable();
-        for name in ["", "[heap]", "[stack]", "[anon:arena]", "/usr/lib/x.so", "/memfd:x (deleted)", "/dev/shm/x",
-            "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "[anon_shmem:x]", "anon_inode:[io_uring]"]
-        {
+        for name in [
+            "",
+            "[heap]",
+            "[stack]",
+            "[anon:arena]",
+            "/usr/lib/x.so",
+            "/memfd:x (deleted)",
+            "/dev/shm/x",
+            "/dev/zero (deleted)",
+            "/SYSV00000000 (deleted)",
+            "[anon_shmem:x]",
+            "anon_inode:[io_uring]",
+        ] {
             assert!(scannable(name), "{name}");
         }
-        for name in ["/dev/dri/renderD128", "/dev/nvidia0", "/dev/mem", "/dmabuf:", "anon_inode:[perf_event]",
-            "socket:[123]", "[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]", "anon_inode:dmabuf"]
-        {
+        for name in [
+            "/dev/dri/renderD128",
+            "/dev/nvidia0",
+            "/dev/mem",
+            "/dmabuf:",
+            "anon_inode:[perf_event]",
+            "socket:[123]",
+            "[vvar]",
+            "[vdso]",
+            "[vsyscall]",
+            "[vvar_vclock]",
+            "anon_inode:dmabuf",
+        ] {
             assert!(!scannable(name), "{name}");
         }
         assert!(!one("1000-2000 ---p 0 0:0 0").is_scannable());

@@ -7,8 +7,8 @@ use super::tracer::ptrace;
 
 /// Names of [`ThreadState::registers`], in its order.
 pub const REGISTER_NAMES: [&str; 18] = [
-    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip",
-    "gs_base",
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rip", "gs_base",
 ];
 
 /// No pointer lies outside: the zero page, and what no page table reaches.
@@ -42,8 +42,8 @@ impl ThreadState {
     pub fn capture(tid: i32) -> io::Result<Self> {
         let r = ptrace::registers(tid)?;
         let values = [
-            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
-            r.rip, r.gs_base,
+            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+            r.r15, r.rip, r.gs_base,
         ];
         let mut area = vec![0; XSTATE_BYTES];
         let got = ptrace::extended_state(tid, &mut area).unwrap_or(0);

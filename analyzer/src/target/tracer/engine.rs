@@ -94,10 +94,7 @@ impl Engine {
                 let failure = if known {
                     None
                 } else {
-                    let (mut process, failure) = match Process::seize(pid, &self.settings) {
-                        Ok(process) => (process, None),
-                        Err((process, failure)) => (process, Some(failure)),
-                    };
+                    let (mut process, failure) = Process::seize(pid, &self.settings);
                     if failure.is_some() {
                         process.leave();
                     }

@@ -86,7 +86,9 @@ pub enum TraceError {
         source: io::Error,
     },
     /// Somebody else traces it.
-    #[error("cannot trace process {pid}: EPERM, process {tracer} ({name}) traces it already (detach that debugger or strace)")]
+    #[error(
+        "cannot trace process {pid}: EPERM, process {tracer} ({name}) traces it already (detach that debugger or strace)"
+    )]
     AlreadyTraced {
         /// The target.
         pid: i32,
@@ -121,7 +123,9 @@ pub enum TraceError {
         source: io::Error,
     },
     /// No answer in time. The attempt goes on: if it succeeds, events of the process will come all the same.
-    #[error("cannot tell whether process {pid} is traced: the tracer gave no answer within {ms} ms (is the machine overloaded?)")]
+    #[error(
+        "cannot tell whether process {pid} is traced: the tracer gave no answer within {ms} ms (is the machine overloaded?)"
+    )]
     Slow {
         /// The target.
         pid: i32,

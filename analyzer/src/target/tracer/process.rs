@@ -118,19 +118,14 @@ pub(super) struct Process {
 
 impl Process {
     /// Begins to trace every thread, also those made meanwhile: a thread made by a traced one is traced from its birth,
-    /// so a pass that finds no untraced thread is the last.
-    pub(super) fn seize(pid: i32, settings: &Settings) -> Result<Self, (Self, SeizeFailure)> {
-        let mut process = Self {
-            pid,
-            threads: HashMap::new(),
-            departed: HashSet::new(),
-            phase: Phase::Watching,
-            leader_code: None,
-        };
+    /// so a pass that finds no untraced thread is the last. With a failure comes what is traced nevertheless: leave it.
+    pub(super) fn seize(pid: i32, settings: &Settings) -> (Self, Option<SeizeFailure>) {
+        let mut process =
+            Self { pid, threads: HashMap::new(), departed: HashSet::new(), phase: Phase::Watching, leader_code: None };
         loop {
             let tids = match threads::list(pid) {
                 Ok(tids) => tids,
-                Err(error) => return Err((process, failure(&error, 0))),
+                Err(error) => return (process, Some(failure(&error, 0))),
             };
             let mut found = false;
             for tid in tids {
@@ -148,7 +143,7 @@ impl Process {
                             // Traced since its birth; its first stop is on its way.
                             process.threads.insert(tid, Thread::Running);
                         } else if Stat::of(tid).is_some_and(Stat::is_alive) {
-                            return Err((process, failure(&error, tracer)));
+                            return (process, Some(failure(&error, tracer)));
                         } else {
                             process.departed.insert(tid);
                         }
@@ -159,10 +154,8 @@ impl Process {
                 break;
             }
         }
-        if process.threads.is_empty() {
-            return Err((process, SeizeFailure { errno: libc::ESRCH, tracer: 0 }));
-        }
-        Ok(process)
+        let none = process.threads.is_empty().then_some(SeizeFailure { errno: libc::ESRCH, tracer: 0 });
+        (process, none)
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -211,6 +204,9 @@ impl Process {
             }
             return;
         }
+        if report == Report::Cloned {
+            self.expect_clone_of(tid);
+        }
         if self.phase == Phase::Leaving {
             self.threads.remove(&tid);
             let signal = if let Report::Signal(signal) = report { signal } else { 0 };
@@ -226,6 +222,17 @@ impl Process {
         };
     }
 
+    /// The new thread is traced although its first stop may come later than the end of the one that made it: without it this
+    /// process would seem to have no threads left. A clone that is a process of its own is not ours.
+    fn expect_clone_of(&mut self, tid: i32) {
+        let Ok(made) = ptrace::event_message(tid).map(|made| made as i32) else { return };
+        // Its whole life may have been reported before this.
+        if !self.departed.contains(&made) && std::fs::exists(format!("/proc/{}/task/{made}", self.pid)).unwrap_or(false)
+        {
+            self.adopt(made);
+        }
+    }
+
     fn on_gone(&mut self, tid: i32, status: i32, out: &mut Vec<Message>) {
         self.threads.remove(&tid);
         let last = tid == self.pid || self.threads.is_empty();
@@ -238,7 +245,8 @@ impl Process {
     }
 
     fn on_exit(&mut self, tid: i32, settings: &Settings, out: &mut Vec<Message>) {
-        let read = ptrace::event_message(tid).and_then(|code| Ok((code as i32, ptrace::registers(tid)?.orig_rax as i64)));
+        let read =
+            ptrace::event_message(tid).and_then(|code| Ok((code as i32, ptrace::registers(tid)?.orig_rax as i64)));
         // Killed out of its stop: nothing is left to hold.
         let Ok((code, syscall)) = read else { return };
         self.threads.insert(tid, Thread::AtExit);
@@ -248,31 +256,29 @@ impl Process {
         let verdict = judge(code, syscall);
         let now = Instant::now();
         match (self.phase, verdict) {
-            (Phase::Gathering { .. }, _) => self.tick(now, settings, out),
-            (Phase::Held { .. } | Phase::Leaving, _) => {}
-            (_, Exit::Process(ended)) => self.gather(ended, now, settings, out),
+            (Phase::Gathering { .. } | Phase::Held { .. } | Phase::Leaving, _) => {}
+            (_, Exit::Process(ended)) => self.phase = Phase::Gathering { ended, since: now },
             (_, Exit::Thread) => {
                 if self.is_last(tid) {
                     let leader = || Stat::of(self.pid).map_or(code, |stat| stat.exit_code);
                     let status =
                         if settings.status_is_leaders { self.leader_code.unwrap_or_else(leader) } else { code };
-                    self.gather(ended(status), now, settings, out);
+                    self.phase = Phase::Gathering { ended: ended(status), since: now };
                 } else {
                     self.depart(tid);
+                    self.tell_if_empty(out);
                 }
             }
-            (Phase::Executing { .. }, Exit::ByAnother) => self.depart(tid),
+            (Phase::Executing { .. }, Exit::ByAnother) => {
+                self.depart(tid);
+                self.tell_if_empty(out);
+            }
             (Phase::Watching, Exit::ByAnother) => self.phase = Phase::Undecided { until: now + UNDECIDED },
             (Phase::Undecided { .. }, Exit::ByAnother) => {}
         }
     }
 
-    fn gather(&mut self, ended: Ended, now: Instant, settings: &Settings, out: &mut Vec<Message>) {
-        self.phase = Phase::Gathering { ended, since: now };
-        self.tick(now, settings, out);
-    }
-
-    /// Looks at unfinished decisions and deadlines.
+    /// Looks at unfinished decisions and deadlines; to be called after every batch of reports.
     pub(super) fn tick(&mut self, now: Instant, settings: &Settings, out: &mut Vec<Message>) {
         match self.phase {
             Phase::Watching | Phase::Leaving => {}
@@ -340,6 +346,11 @@ impl Process {
         for tid in self.at_exit() {
             self.depart(tid);
         }
+        self.tell_if_empty(out);
+    }
+
+    /// Threads that are not traced may live on; nothing more will be heard of them.
+    fn tell_if_empty(&self, out: &mut Vec<Message>) {
         if self.threads.is_empty() {
             out.push(Message::Gone { pid: self.pid, ended: None });
         }
@@ -369,16 +380,19 @@ impl Process {
             && !self.unknown().into_iter().any(|other| other != tid && Stat::of(other).is_some_and(Stat::is_alive))
     }
 
+    fn running(&self) -> impl Iterator<Item = i32> {
+        self.threads.iter().filter(|(_, thread)| **thread == Thread::Running).map(|(&tid, _)| tid)
+    }
+
     /// Live threads that are not at their exit stops.
     fn missing(&self) -> Vec<i32> {
-        let running = self.threads.iter().filter(|(_, thread)| **thread == Thread::Running).map(|(&tid, _)| tid);
-        running.chain(self.unknown()).filter(|&tid| Stat::of(tid).is_some_and(Stat::is_alive)).collect()
+        self.running().chain(self.unknown()).filter(|&tid| Stat::of(tid).is_some_and(Stat::is_alive)).collect()
     }
 
     /// As [`Self::missing`], but cheap while many are.
     fn missing_if_any(&self) -> Vec<i32> {
         let running: Vec<i32> =
-            self.threads.iter().filter(|(_, t)| **t == Thread::Running).map(|(&tid, _)| tid).take(2).collect();
+            self.running().filter(|&tid| Stat::of(tid).is_some_and(Stat::is_alive)).take(2).collect();
         if running.len() == 2 { running } else { self.missing() }
     }
 
