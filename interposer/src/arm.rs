@@ -3,7 +3,6 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use avleak_wire::layout::{FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD};
-use avleak_wire::registration::PATIENCE_MS;
 
 use crate::say::{self, Cause};
 use crate::unwind::Registers;
@@ -31,7 +30,7 @@ static ARMED_BEFORE: AtomicBool = AtomicBool::new(false);
 /// While one thread arms, what others ask of libavutil would go unseen: they wait for it. Registration has a patience of its own;
 /// this is a little longer, and comes once in a process's life.
 fn wait_for_the_other() {
-    let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + 2 * PATIENCE_MS * 1_000_000;
+    let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + 2 * settings::registration_patience_ns();
     while control::is_arming() && sys::clock_ns(libc::CLOCK_MONOTONIC) < deadline {
         sys::sleep_ns(50_000);
     }
@@ -123,5 +122,14 @@ pub fn look_at_loaded(caller: Registers) {
             control::clear_load();
             slots::scan_loaded();
         }
+    });
+}
+
+/// The same from dlsym, on any stack.
+#[cold]
+pub fn look_at_loaded_now() {
+    sys::keep_errno(|| {
+        control::clear_load();
+        slots::scan_loaded();
     });
 }

@@ -65,8 +65,7 @@ static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Looks for `_dl_find_object`; called before main.
 pub fn prepare() {
-    // SAFETY: a NUL-terminated name.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
+    let found = crate::loader::symbol(libc::RTLD_DEFAULT, c"_dl_find_object");
     FIND_OBJECT.store(found, Ordering::Relaxed);
 }
 

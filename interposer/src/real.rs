@@ -24,8 +24,8 @@ impl Real {
 
     fn resolve(&self) {
         if self.address().is_null() {
-            // SAFETY: a NUL-terminated name; RTLD_NEXT finds the definition after this library in load order.
-            let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+            // RTLD_NEXT finds the definition after this library in load order.
+            let found = crate::loader::symbol(libc::RTLD_NEXT, self.name);
             self.address.store(found, Ordering::Relaxed);
         }
     }

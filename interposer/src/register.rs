@@ -4,10 +4,10 @@ use core::mem::{MaybeUninit, zeroed};
 
 use avleak_wire::layout::{MAGIC, MAJOR, MINOR, SEGMENT_BYTES};
 use avleak_wire::registration::{
-    ANSWER_REFUSED, ANSWER_WRONG_VERSION, Answer, Hello, PATIENCE_MS,
+    ANSWER_REFUSED, ANSWER_WRONG_VERSION, Answer, Hello,
 };
 
-use crate::sys;
+use crate::{settings, sys};
 
 /// Why a segment was not taken.
 pub enum Refusal {
@@ -41,7 +41,7 @@ pub fn connect(path: &[u8]) -> Result<i32, Refusal> {
         if fd < 0 {
             return Err(Refusal::System("socket", sys::errno()));
         }
-        let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + PATIENCE_MS * 1_000_000;
+        let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + settings::registration_patience_ns();
         loop {
             // Raw: glibc's connect is a cancellation point.
             if libc::syscall(libc::SYS_connect, fd, &raw const address, len) == 0 {
@@ -74,7 +74,7 @@ pub fn over(connection: i32, segment: i32) -> Result<(), Refusal> {
         reserved: 0,
     };
     send(connection, &hello.encode(), segment)?;
-    let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + PATIENCE_MS * 1_000_000;
+    let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + settings::registration_patience_ns();
     let mut answer = [0u8; Answer::BYTES];
     let mut have = 0;
     while have < answer.len() {
@@ -82,19 +82,20 @@ pub fn over(connection: i32, segment: i32) -> Result<(), Refusal> {
         if now >= deadline {
             return Ok(());
         }
-        let wait = libc::timespec { tv_sec: 0, tv_nsec: (deadline - now) as i64 };
+        let left = deadline - now;
+        let wait = libc::timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
         let mut poll = libc::pollfd { fd: connection, events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, one timespec, a buffer of ours; raw calls are no cancellation points.
         let got = unsafe {
-            libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, &raw const wait, core::ptr::null::<libc::sigset_t>(), 0);
+            libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, &raw const wait, core::ptr::null::<libc::sigset_t>(), 0usize);
             libc::syscall(
                 libc::SYS_recvfrom,
                 connection,
                 answer.as_mut_ptr().add(have),
                 answer.len() - have,
                 libc::MSG_DONTWAIT,
-                0,
-                0,
+                0usize,
+                0usize,
             )
         };
         match got {

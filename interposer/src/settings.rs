@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use avleak_wire::options::{self, Problem, Values};
+use avleak_wire::registration::{PATIENCE_MS, PATIENCE_VARIABLE};
 
 use crate::say::{self, Cause};
 
@@ -66,6 +67,7 @@ pub static PASSED_ON: [(&CStr, Text); 9] = [
 ];
 
 static MAIN_STACK_END: AtomicU64 = AtomicU64::new(0);
+static REGISTRATION_MS: AtomicU64 = AtomicU64::new(PATIENCE_MS);
 static PATIENCE_NS: AtomicU64 = AtomicU64::new(50_000_000);
 static VERIFY: AtomicBool = AtomicBool::new(false);
 
@@ -84,6 +86,10 @@ pub fn remember_environment() {
     if let Some(value) = environment(c"AVLEAK_OPTIONS") {
         OPTIONS.set(value);
     }
+    let patience = environment(PATIENCE_VARIABLE).and_then(|value| core::str::from_utf8(value).ok()?.parse().ok());
+    if let Some(ms) = patience.filter(|ms| (PATIENCE_MS..=60_000).contains(ms)) {
+        REGISTRATION_MS.store(ms, Ordering::Relaxed);
+    }
     for (name, text) in &PASSED_ON {
         if let Some(value) = environment(name) {
             let mut line = [0; BYTES];
@@ -100,9 +106,9 @@ pub fn remember_environment() {
         Some(value) => ANALYZER.set(value),
         None => remember_neighbour(),
     }
+    let at = crate::loader::symbol(libc::RTLD_DEFAULT, c"__libc_stack_end").cast::<u64>();
     // SAFETY: glibc's own variable: the stack pointer at the program's entry. Absent elsewhere.
     unsafe {
-        let at = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()).cast::<u64>();
         if !at.is_null() {
             MAIN_STACK_END.store(*at + 8, Ordering::Relaxed);
         }
@@ -213,6 +219,11 @@ pub fn main_stack_end() -> u64 {
 /// Longest wait for a reader that does not move.
 pub fn patience_ns() -> u64 {
     PATIENCE_NS.load(Ordering::Relaxed)
+}
+
+/// Longest wait to be answered at registration.
+pub fn registration_patience_ns() -> u64 {
+    REGISTRATION_MS.load(Ordering::Relaxed) * 1_000_000
 }
 
 /// Every stack is unwound twice.

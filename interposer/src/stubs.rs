@@ -52,11 +52,12 @@ stubs! {
     pvalloc(usize) -> *mut c_void: "rsi" "rdx";
 }
 
-/// dlopen looks at its caller's address (RUNPATH, namespace): it must not see ours. The stub leaves a note and tail-jumps.
+/// dlopen and dlsym look at their caller's address (RUNPATH, namespace, RTLD_NEXT): it must not see ours. The stub leaves word with us
+/// and tail-jumps.
 macro_rules! loader_stubs {
-    ($($name:ident $real:path;)*) => {
+    ($($name:ident $note:path, $real:path;)*) => {
         $(
-            #[doc = concat!(stringify!($name), "(3): leaves a note and jumps on.")]
+            #[doc = concat!(stringify!($name), "(3): leaves word and jumps on.")]
             #[unsafe(naked)]
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name() {
@@ -70,7 +71,7 @@ macro_rules! loader_stubs {
                     "pop rdi",
                     "mov rax, qword ptr [rip + {real}]",
                     "jmp rax",
-                    note = sym loader::loading,
+                    note = sym $note,
                     real = sym $real,
                 )
             }
@@ -79,6 +80,7 @@ macro_rules! loader_stubs {
 }
 
 loader_stubs! {
-    dlopen loader::REAL_DLOPEN;
-    dlmopen loader::REAL_DLMOPEN;
+    dlopen loader::loading, loader::REAL_DLOPEN;
+    dlmopen loader::loading, loader::REAL_DLMOPEN;
+    dlsym loader::looking_up, loader::REAL_DLSYM;
 }

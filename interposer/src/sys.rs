@@ -1,4 +1,7 @@
 //! Small pieces of the system: errno, clocks, thread ids, stamps, futexes.
+//!
+//! `libc::syscall` is variadic: a 32-bit literal leaves the upper half of a stack slot undefined. The sixth argument of a system call
+//! lies there: write it as a 64-bit value.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -119,7 +122,7 @@ pub fn read_self(address: u64, into: &mut [u8]) -> usize {
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
     // SAFETY: the local range is `into`; the remote one is only named, the kernel checks it.
     let got = unsafe {
-        libc::syscall(libc::SYS_process_vm_readv, libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+        libc::syscall(libc::SYS_process_vm_readv, libc::getpid(), &raw const local, 1usize, &raw const remote, 1usize, 0usize)
     };
     usize::try_from(got).unwrap_or(0)
 }
@@ -130,7 +133,7 @@ pub fn write_self(address: u64, word: u64) -> Result<(), i32> {
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: 8 };
     // SAFETY: reads `word`; the remote range is checked by the kernel against the page's protection.
     let done = unsafe {
-        libc::syscall(libc::SYS_process_vm_writev, libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+        libc::syscall(libc::SYS_process_vm_writev, libc::getpid(), &raw const local, 1usize, &raw const remote, 1usize, 0usize)
     };
     if done == 8 { Ok(()) } else { Err(errno()) }
 }

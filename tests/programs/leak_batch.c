@@ -20,7 +20,8 @@ static void one_batch(void *unused)
 int main(int argc, char **argv)
 {
     clean = is_clean(argc, argv);
-    for (int i = 0; i < 3; i++)
+    // One call site: unrolled, the three would be three stacks.
+    for (volatile int i = 0; i < 3; i++)
         hide(one_batch, NULL);
     truth.definitely.frames = truth.frames;
     truth_print();

@@ -9,8 +9,12 @@
 //! ```
 //! The process waits at most [`PATIENCE_MS`] for the answer and goes on without it.
 
-/// How long a process waits to be answered, milliseconds.
+/// How long a process waits to be answered, milliseconds, where nobody says otherwise.
 pub const PATIENCE_MS: u64 = 100;
+
+/// A longer patience, milliseconds: `avleak run` sets it, where the wait is asked for and a process that dies unanswered would go
+/// unjudged.
+pub const PATIENCE_VARIABLE: &core::ffi::CStr = c"AVLEAK_PATIENCE_MS";
 
 /// What a process says, with the memfd attached. 32 bytes.
 #[repr(C)]

@@ -221,7 +221,7 @@ fn look(
         .zip(&graph.scan)
         .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
         .collect();
-    let found = roots::find(drained, &maps, threads, &list);
+    let found = roots::find(drained, &maps, threads, &list, memory.inner());
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
         memory.inner(),

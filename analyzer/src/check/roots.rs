@@ -7,6 +7,7 @@ use crate::reach::roots::{RootSources, StackRange, WritableRange};
 use crate::reach::{Block, Register, RootRange};
 use crate::session::drain::Drained;
 use crate::target::maps::Mapping;
+use crate::target::memory::Memory;
 use crate::target::threads::ThreadState;
 
 /// What a root is, in a report's words.
@@ -29,7 +30,13 @@ pub struct Found {
 const DESCRIPTOR_BYTES: u64 = 4096;
 
 /// Finds them.
-pub fn find(drained: &Drained, maps: &[Mapping], threads: &[ThreadState], blocks: &[Block]) -> Found {
+pub fn find(
+    drained: &Drained,
+    maps: &[Mapping],
+    threads: &[ThreadState],
+    blocks: &[Block],
+    memory: &dyn Memory,
+) -> Found {
     let mut labels = Vec::new();
     let mut label = |text: String| {
         labels.push(Label(text));
@@ -57,6 +64,7 @@ pub fn find(drained: &Drained, maps: &[Mapping], threads: &[ThreadState], blocks
             never.push(TargetRange { start: module.range.start, end: module.range.end.next_multiple_of(wire::PAGE) });
         }
     }
+    never.extend(dead_stacks(maps, threads, memory));
     let mut registers = Vec::new();
     let mut stacks = Vec::new();
     for thread in threads {
@@ -79,6 +87,51 @@ pub fn find(drained: &Drained, maps: &[Mapping], threads: &[ThreadState], blocks
         RootSources { writable: &writable, never: &never, stacks: &stacks, blocks, returned: &drained.live.returned }
             .collect();
     Found { roots, registers, labels, loader_label }
+}
+
+/// Larger mappings are no stacks.
+const LARGEST_STACK: u64 = 256 << 20;
+/// A thread descriptor is aligned so.
+const DESCRIPTOR_ALIGN: usize = 64;
+
+/// The stacks that glibc keeps of threads that have ended, for the next ones: what lies there holds nothing.
+///
+/// A stack has a guard page below it, and at its top the thread's descriptor, whose first and third word are its own address
+/// (`tcbhead_t.tcb` and `.self`, sysdeps/x86_64/nptl/tls.h). Where no thread that lives has it as its fs base, the thread is dead.
+fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -> Vec<TargetRange> {
+    let mut dead = Vec::new();
+    let mut bytes = vec![0; 1 << 20];
+    for pair in maps.windows(2) {
+        let (below, mapping) = (&pair[0], &pair[1]);
+        let guard = below.range.end == mapping.range.start && !below.readable && !below.writable && !below.executable;
+        let plain = mapping.writable && mapping.readable && !mapping.shared && mapping.name.is_empty();
+        if !guard || !plain || mapping.range.len() > LARGEST_STACK {
+            continue;
+        }
+        let mut at = mapping.range.start;
+        // Chunks overlap by a descriptor's start, so that none is cut in two.
+        while at < mapping.range.end {
+            let wanted = (mapping.range.end - at).min(bytes.len() as u64) as usize;
+            let got = memory.read(at, &mut bytes[..wanted]);
+            let found = (0..got.saturating_sub(24)).step_by(DESCRIPTOR_ALIGN).find(|&offset| {
+                let own = (at + offset as u64).to_le_bytes();
+                bytes[offset..offset + 8] == own && bytes[offset + 16..offset + 24] == own
+            });
+            if let Some(offset) = found {
+                let descriptor = at + offset as u64;
+                if threads.iter().all(|thread| thread.fs_base != descriptor) {
+                    let end = (descriptor + DESCRIPTOR_BYTES).min(mapping.range.end);
+                    dead.push(TargetRange { start: mapping.range.start, end });
+                }
+                break;
+            }
+            if got < wanted || wanted < bytes.len() {
+                break;
+            }
+            at += (wanted - DESCRIPTOR_ALIGN) as u64;
+        }
+    }
+    dead
 }
 
 /// From the lowest address of a thread's stack to its top.

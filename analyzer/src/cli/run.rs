@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select, unbounded};
 
 use super::preflight::{self, Preflight};
@@ -18,7 +19,7 @@ use crate::render::json;
 use crate::report::model::{Ended, Level, RunReport};
 use crate::report::verdict::{self, EXIT_AVLEAK};
 use crate::session::server;
-use crate::target::tracer::Tracer;
+use crate::target::tracer::{Tracer, TracerOptions};
 
 /// Run a command and report which FFmpeg objects it leaked.
 ///
@@ -68,6 +69,9 @@ impl From<LevelArg> for Level {
     }
 }
 
+/// How long a process under `avleak run` may have to wait until it is traced: on a busy machine the default would let it end
+/// unjudged.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait silently for processes that outlive the command.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -89,10 +93,12 @@ fn say(line: &str) {
 
 fn run_command(args: &RunArgs) -> Result<i32, String> {
     let library = library()?;
+    let mut warned = false;
     let program = match preflight::judge(&args.command[0], std::env::var_os("PATH").as_deref()) {
         Preflight::Ok { path } => path,
         Preflight::Warn { path, message, .. } => {
             say(&message);
+            warned = true;
             path
         }
         Preflight::Refused { message, .. } => return Err(message),
@@ -103,7 +109,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
     let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
     let options = super::serve::Options::from_environment();
     let (tracer, why_not) = if options.ptrace {
-        match Tracer::spawn() {
+        match Tracer::spawn_with(TracerOptions { patience: PATIENCE, ..TracerOptions::default() }) {
             Ok(tracer) => (Some(Arc::new(tracer)), None),
             Err(error) => (None, Some(error.to_string())),
         }
@@ -113,13 +119,18 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
     let mut watch = Watch::new(args.level.into(), args.quiet, tracer.clone());
     let (server_sender, server_events) = unbounded();
     let supervisor_env = |socket: String| {
-        vec![(OsString::from("LD_PRELOAD"), preload.clone()), (OsString::from("AVLEAK_SOCKET"), socket.into())]
+        let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
+        vec![
+            (OsString::from("LD_PRELOAD"), preload.clone()),
+            (OsString::from("AVLEAK_SOCKET"), socket.into()),
+            (patience.into(), PATIENCE.as_millis().to_string().into()),
+        ]
     };
     let socket = server::listen(watch.trace(why_not), server_sender).map_err(|error| error.to_string())?;
     let supervisor =
         Supervisor::start(&program, &args.command, &supervisor_env(socket)).map_err(|error| error.to_string())?;
     let ended = follow(&mut watch, &supervisor, &server_events, tracer.as_ref().map_or_else(never, |t| t.events()));
-    conclude(args, watch, ended)
+    conclude(args, watch, ended, warned)
 }
 
 /// Until the command and every process that registered has ended and been checked.
@@ -190,7 +201,7 @@ fn follow(
     }
 }
 
-fn conclude(args: &RunArgs, mut watch: Watch, ended: Option<Ended>) -> Result<i32, String> {
+fn conclude(args: &RunArgs, mut watch: Watch, ended: Option<Ended>, warned: bool) -> Result<i32, String> {
     for line in &watch.refusals {
         say(line);
     }
@@ -198,7 +209,8 @@ fn conclude(args: &RunArgs, mut watch: Watch, ended: Option<Ended>) -> Result<i3
     reports.sort_by(|a, b| a.target.started.cmp(&b.target.started).then(a.target.pid.cmp(&b.target.pid)));
     let argv = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let run = verdict::sum_up(argv, ended, i32::from(args.error_exitcode), reports);
-    if !args.quiet {
+    // Who was warned that nothing would be seen needs no report of that.
+    if !(args.quiet || warned && run.processes.is_empty()) {
         let stderr = std::io::stderr();
         let options = TextOptions::for_stream(args.color, args.all, &stderr);
         let text = match &run.processes[..] {
