@@ -6,7 +6,7 @@
 use core::ffi::{c_int, c_void};
 
 use crate::unwind::Registers;
-use crate::{arm, control, real, recorder, sys};
+use crate::{arm, control, real, recorder};
 
 type Pointer = *mut c_void;
 
@@ -56,23 +56,21 @@ pub unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: u64, bp: u64) ->
     }
     if size == 0 {
         // Whether NULL means "freed" or "failed" shows only afterwards, and then the address may be somebody else's; glibc frees.
-        recorder::realloc_begins(generation, sp);
-        let freed_at = sys::stamp_before();
+        let before = recorder::realloc_begins(generation, sp, old as u64);
         let at = real::realloc(old, size);
         if at.is_null() {
-            recorder::freed_by_realloc(generation, caller(sp, bp), old as u64, freed_at);
+            recorder::freed_by_realloc(generation, caller(sp, bp), before);
         } else {
-            recorder::reallocated(generation, caller(sp, bp), old as u64, freed_at, at as u64, 0);
+            recorder::reallocated(generation, caller(sp, bp), before, at as u64, 0);
         }
         return at;
     }
-    recorder::realloc_begins(generation, sp);
-    let freed_at = sys::stamp_before();
+    let before = recorder::realloc_begins(generation, sp, old as u64);
     let at = real::realloc(old, size);
     if at.is_null() {
         recorder::realloc_failed(generation, sp);
     } else {
-        recorder::reallocated(generation, caller(sp, bp), old as u64, freed_at, at as u64, size as u64);
+        recorder::reallocated(generation, caller(sp, bp), before, at as u64, size as u64);
     }
     at
 }

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
-use avleak_wire::event::{Event, KIND_ALLOC, KIND_FREE, KIND_FREE_BY_REALLOC};
+use avleak_wire::event::{Event, FREE_UNMAPS, KIND_ALLOC, KIND_FREE, KIND_FREE_BY_REALLOC};
 
 use crate::segment::{self, Segment};
 use crate::thread::{self, ThreadState};
@@ -106,6 +106,22 @@ pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
     }
 }
 
+/// What the allocator will do with a block, read before it does: [`FREE_UNMAPS`] or 0.
+///
+/// glibc's chunk header lies right before the block; bit 1 of its size says that the chunk is a mapping of its own (IS_MMAPPED), and such
+/// a block begins at most 256 bytes into its first page. Of another allocator the word may say anything: then the analyzer takes
+/// freed memory for the kernel's and searches it, which can hide a leak and never invents one.
+#[inline(always)]
+pub fn fate(address: u64) -> u64 {
+    let in_page = address & 4095;
+    if !(16..=256).contains(&in_page) {
+        return 0;
+    }
+    // SAFETY: the word lies on the page of a block that is about to be freed.
+    let size = unsafe { *((address - 8) as *const u64) };
+    if size & 2 != 0 { FREE_UNMAPS } else { 0 }
+}
+
 /// `address` is about to be given back.
 #[inline(always)]
 pub fn freeing(generation: u32, caller: Registers, address: u64) {
@@ -113,19 +129,19 @@ pub fn freeing(generation: u32, caller: Registers, address: u64) {
         let stack =
             if state.unwinding.is_libav_or_user(caller.pc) { stack_of(segment, state, caller) } else { 0 };
         state.ring.begin();
-        let event = Event { stamp: sys::stamp_before(), address, kind: KIND_FREE, size: 0, stack };
+        let event = Event { stamp: sys::stamp_before(), address, kind: KIND_FREE, size: fate(address), stack };
         publish(generation, segment, state, event);
         state.ring.end();
     });
 }
 
-/// A realloc that was stamped `freed_at` before has succeeded: `old` became `new`.
+/// A realloc has succeeded: `old` became `new`.
 #[inline(always)]
-pub fn reallocated(generation: u32, caller: Registers, old: u64, freed_at: u64, new: u64, size: u64) {
+pub fn reallocated(generation: u32, caller: Registers, old: Old, new: u64, size: u64) {
     with_state(generation, caller.sp, 2, |segment, state| {
         let stack = stack_of(segment, state, caller);
         state.ring.begin();
-        let freed = Event { stamp: freed_at, address: old, kind: KIND_FREE_BY_REALLOC, size: 0, stack };
+        let freed = Event { stamp: old.stamp, address: old.address, kind: KIND_FREE_BY_REALLOC, size: old.fate, stack };
         publish(generation, segment, state, freed);
         let event = Event { stamp: sys::stamp_after(), address: new, kind: KIND_ALLOC, size, stack };
         publish(generation, segment, state, event);
@@ -133,21 +149,30 @@ pub fn reallocated(generation: u32, caller: Registers, old: u64, freed_at: u64, 
     });
 }
 
-/// A realloc to no bytes, stamped `freed_at` before, gave `old` back.
+/// A realloc to no bytes gave `old` back.
 #[inline(always)]
-pub fn freed_by_realloc(generation: u32, caller: Registers, old: u64, freed_at: u64) {
+pub fn freed_by_realloc(generation: u32, caller: Registers, old: Old) {
     with_state(generation, caller.sp, 1, |segment, state| {
         let stack = stack_of(segment, state, caller);
-        let event = Event { stamp: freed_at, address: old, kind: KIND_FREE, size: 0, stack };
+        let event = Event { stamp: old.stamp, address: old.address, kind: KIND_FREE, size: old.fate, stack };
         publish(generation, segment, state, event);
         state.ring.end();
     });
 }
 
+/// A block before its realloc.
+#[derive(Clone, Copy)]
+pub struct Old {
+    address: u64,
+    stamp: u64,
+    fate: u64,
+}
+
 /// A realloc is about to be made: nothing older than this may be thought settled. Pairs with [`realloc_ends`].
 #[inline(always)]
-pub fn realloc_begins(generation: u32, sp: u64) {
+pub fn realloc_begins(generation: u32, sp: u64, address: u64) -> Old {
     with_state(generation, sp, 0, |_, state| state.ring.begin());
+    Old { address, stamp: sys::stamp_before(), fate: fate(address) }
 }
 
 /// A realloc came to nothing.

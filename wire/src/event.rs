@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// | 0 | 64 | stamp ([`crate::layout::Header::clock`]) |
 /// | 1 | 56 | address |
 /// | 1 | 8 (top) | kind, `KIND_*` |
-/// | 2 | 64 | size in bytes (alloc); second address (API events) |
+/// | 2 | 64 | size in bytes (alloc); `FREE_*` (free); second address (API events) |
 /// | 3 | 32 | stack node id, 0: none |
 /// | 3 | 32 (top) | sequence: low 32 bits of the event's index + 1 |
 #[repr(C, align(32))]
@@ -21,6 +21,8 @@ const _: () = assert!(size_of::<EventCell>() == 32);
 pub const KIND_ALLOC: u8 = 1;
 /// A block is about to be given back: address, and the stack where FFmpeg or its direct user frees.
 pub const KIND_FREE: u8 = 2;
+/// [`Event::size`] of a free: the block is a mapping of its own and goes back to the kernel (glibc's IS_MMAPPED).
+pub const FREE_UNMAPS: u64 = 1;
 /// As [`KIND_FREE`], by a realloc that succeeded: not a place where the object dies.
 pub const KIND_FREE_BY_REALLOC: u8 = 3;
 /// av_frame_alloc or av_frame_clone returned `address` to a caller whose call slot is patched.
@@ -45,7 +47,7 @@ pub struct Event {
     pub address: u64,
     /// `KIND_*`; the reader treats an unknown one as corruption.
     pub kind: u8,
-    /// Bytes, or the second address of an API event.
+    /// Bytes; of a free `FREE_*`; the second address of an API event.
     pub size: u64,
     /// Stack node id; 0: none.
     pub stack: u32,

@@ -43,6 +43,8 @@ pub struct Subject {
     pub drained: Drained,
     /// How its memory is reached.
     pub reach: Reach,
+    /// What was writable when it registered, ascending; everything where that is not known.
+    pub writable_before: Vec<TargetRange>,
     /// What the report should say beside what the check finds out.
     pub notes: Vec<String>,
 }
@@ -118,7 +120,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             }
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
-            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, order) {
+            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, order, &subject.writable_before) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
@@ -207,6 +209,7 @@ fn look(
     tid: i32,
     threads: &[ThreadState],
     order: &Order<'_>,
+    before: &[TargetRange],
 ) -> Result<Looked, String> {
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
     let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
@@ -221,7 +224,7 @@ fn look(
         .zip(&graph.scan)
         .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
         .collect();
-    let found = roots::find(drained, &maps, threads, &list, memory.inner());
+    let found = roots::find(drained, &maps, threads, &list, memory.inner(), before);
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
         memory.inner(),

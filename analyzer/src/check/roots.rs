@@ -36,6 +36,7 @@ pub fn find(
     threads: &[ThreadState],
     blocks: &[Block],
     memory: &dyn Memory,
+    before: &[TargetRange],
 ) -> Found {
     let mut labels = Vec::new();
     let mut label = |text: String| {
@@ -84,7 +85,7 @@ pub fn find(
         }
     }
     let roots =
-        RootSources { writable: &writable, never: &never, stacks: &stacks, blocks, returned: &drained.live.returned }
+        RootSources { writable: &writable, never: &never, stacks: &stacks, blocks, returned: &drained.live.returned, before }
             .collect();
     Found { roots, registers, labels, loader_label }
 }

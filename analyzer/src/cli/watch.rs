@@ -262,6 +262,7 @@ fn check_one(
         ended,
         drained,
         reach,
+        writable_before: session.writable_before,
         notes,
     };
     check::run(

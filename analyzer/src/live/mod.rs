@@ -8,14 +8,14 @@ mod sites;
 use std::collections::VecDeque;
 
 use avleak_wire::event::{
-    Event, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE, KIND_API_PACKET_ALLOC,
+    Event, FREE_UNMAPS, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE, KIND_API_PACKET_ALLOC,
     KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
 };
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use crate::kind::ObjectKind;
-use crate::reach::returned::{ReturnedMap, freed_block_left_the_heap};
+use crate::reach::ReturnedMap;
 pub use sites::{FreeSites, Site};
 
 /// A live block.
@@ -39,6 +39,7 @@ pub struct LiveBlock {
 #[derive(Clone, Copy)]
 struct Entry {
     stamp: u64,
+    /// Bytes; of a tombstone `FREE_*`.
     size: u64,
     stack: u32,
     kind: ObjectKind,
@@ -166,8 +167,13 @@ impl LiveSet {
                     // It is gone again: its free was drained first (a tombstone), or even the block after it.
                     if old.stamp > event.stamp {
                         self.count_gone(kind);
-                        if old.state == State::Freed && kind.is_object() {
-                            self.sites.died(event.stack, old.stack, old.stamp - event.stamp);
+                        if old.state == State::Freed {
+                            if kind.is_object() {
+                                self.sites.died(event.stack, old.stack, old.stamp - event.stamp);
+                            }
+                            if old.size == FREE_UNMAPS {
+                                self.returned.forget(event.address, event.size);
+                            }
                         }
                     }
                     return;
@@ -187,7 +193,7 @@ impl LiveSet {
     fn freed(&mut self, event: Event, by_realloc: bool) {
         self.counts.frees += 1;
         let tombstone =
-            Entry { stamp: event.stamp, size: 0, stack: event.stack, kind: ObjectKind::Plain, state: State::Freed };
+            Entry { stamp: event.stamp, size: event.size, stack: event.stack, kind: ObjectKind::Plain, state: State::Freed };
         match self.entries.entry(event.address) {
             hashbrown::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(tombstone);
@@ -204,7 +210,7 @@ impl LiveSet {
                     if old.kind.is_object() && !by_realloc {
                         self.sites.died(old.stack, event.stack, event.stamp - old.stamp);
                     }
-                    if freed_block_left_the_heap(event.address, old.size) {
+                    if event.size == FREE_UNMAPS {
                         self.returned.forget(event.address, old.size);
                     }
                 }
@@ -236,7 +242,7 @@ impl LiveSet {
 
     fn freed_by_call(&mut self, event: Event) {
         if self.entries.get(&event.address).is_some_and(|entry| entry.state == State::LiveByCallOnly) {
-            self.freed(event, false);
+            self.freed(Event { size: 0, ..event }, false);
         }
     }
 

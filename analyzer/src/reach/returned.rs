@@ -28,9 +28,6 @@ pub const MOST_BITMAPS: usize = 1 << 17;
 /// Most chunks that are kept, of a MiB each: 4 TiB of address space.
 pub const MOST_CHUNKS: usize = 1 << 22;
 
-/// The smallest freed block that is taken as gone, bytes: half of glibc's first M_MMAP_THRESHOLD.
-pub const SMALLEST_MMAPPED: u64 = 64 << 10;
-
 enum Chunk {
     /// Every granule.
     Whole,
@@ -325,16 +322,6 @@ impl Iterator for Runs<'_> {
     }
 }
 
-/// Guess: this freed block was mapped on its own, and its pages went back to the kernel.
-///
-/// glibc maps large blocks one by one (M_MMAP_THRESHOLD, 128 KiB at first, growing to 32 MiB as such blocks are freed);
-/// the user's part then begins 16 bytes into a page, or at the alignment that was asked for. A block of at least
-/// [`SMALLEST_MMAPPED`] at such a place is taken for one. A block of the heap lies there by chance once in 16 times;
-/// its stale content then is root, and can hide a leak until it is overwritten.
-pub fn freed_block_left_the_heap(start: u64, size: u64) -> bool {
-    size >= SMALLEST_MMAPPED && start & 0xfff <= 0x100
-}
-
 /// The bits `first..=last` of a word.
 #[inline(always)]
 fn mask(first: u64, last: u64) -> u64 {
@@ -447,13 +434,5 @@ mod tests {
         map.forget(u64::MAX, u64::MAX);
         map.forget(0, u64::MAX);
         assert!(!map.is_returned(u64::MAX - 1));
-    }
-
-    #[test]
-    fn blocks_that_were_mapped_alone() {
-        assert!(freed_block_left_the_heap(0x7f12_3456_7010, 12 << 20));
-        assert!(freed_block_left_the_heap(0x7f12_3456_7040, 12 << 20), "posix_memalign(64)");
-        assert!(!freed_block_left_the_heap(0x7f12_3456_7010, 60_000));
-        assert!(!freed_block_left_the_heap(0x5555_5555_62a0, 200_000));
     }
 }

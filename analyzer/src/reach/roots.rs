@@ -4,6 +4,7 @@
 //! * ranges that are never roots (the interposer's own memory, the events segment);
 //! * live blocks: they are searched when something leads to them;
 //! * freed granules that the allocator keeps: their stale pointers hold nothing;
+//! * small gaps between blocks in memory that is younger than the arming: the allocator's own;
 //! * stacks, which are roots from SP − 128 (the red zone) up, whatever was allocated there before: a freed 12 MB block
 //!   became a thread's stack. Below that a stack is dead.
 
@@ -12,6 +13,9 @@ use crate::address::TargetRange;
 
 /// Bytes below SP that a function may use (System V ABI, x86-64, 3.2.2).
 const RED_ZONE: u64 = 128;
+
+/// av_malloc aligns to 64 bytes: cut off are at most those, a minimal chunk and a header.
+const LARGEST_GAP: u64 = 128;
 
 /// Writable memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub struct RootSources<'a> {
     pub blocks: &'a [Block],
     /// What was returned since arming.
     pub returned: &'a ReturnedMap,
+    /// What was writable already when avleak armed, ascending: there, and only there, blocks can lie that nobody saw returned.
+    pub before: &'a [TargetRange],
 }
 
 impl RootSources<'_> {
@@ -82,9 +88,23 @@ impl RootSources<'_> {
     }
 
     fn without_freed(&self, piece: TargetRange, label: u32, roots: &mut Vec<RootRange>) {
-        for run in self.returned.runs(piece).filter(|run| !run.returned) {
+        for run in self.returned.runs(piece).filter(|run| !run.returned && !self.is_allocators(run.range)) {
             push(roots, run.range, label);
         }
+    }
+
+    /// A small gap between blocks in memory that is younger than the arming is the allocator's own: chunk headers, what alignment cut
+    /// off. Its links lead to what once were chunks, and now may be the middle of a lost block.
+    fn is_allocators(&self, gap: TargetRange) -> bool {
+        gap.len() <= LARGEST_GAP
+            && gap.start.checked_sub(1).is_some_and(|before| self.returned.is_returned(before))
+            && self.returned.is_returned(gap.end)
+            && !self.was_there(gap)
+    }
+
+    fn was_there(&self, range: TargetRange) -> bool {
+        let after = self.before.partition_point(|known| known.end <= range.start);
+        self.before.get(after).is_some_and(|known| known.start < range.end)
     }
 }
 
@@ -150,7 +170,7 @@ mod tests {
         returned: &ReturnedMap,
     ) -> Vec<(u64, u64, u32)> {
         let writable: Vec<_> = writable.iter().zip(1..).map(|(&range, label)| WritableRange { range, label }).collect();
-        let sources = RootSources { writable: &writable, never, stacks, blocks, returned };
+        let sources = RootSources { writable: &writable, never, stacks, blocks, returned, before: &[TargetRange { start: 0, end: u64::MAX }] };
         sources.collect().iter().map(|r| (r.start, r.end, r.label)).collect()
     }
 
@@ -218,5 +238,23 @@ mod tests {
         let found = collect(&[range(0x10_0000, 0x10_0000 + 48_000_000)], &[], &[], &blocks, &ReturnedMap::new());
         assert_eq!(found.len(), 1_000_000);
         assert_eq!(found[999_999], (0x10_0000 + 999_999 * 48 + 16, 0x10_0000 + 48_000_000, 1));
+    }
+
+    #[test]
+    fn small_gaps_are_the_allocators_only_where_no_older_block_can_lie() {
+        let mut returned = ReturnedMap::new();
+        for (start, len) in [(0x1000, 0x100), (0x1140, 0x100), (0x1400, 0x100)] {
+            returned.mark(start, len);
+        }
+        let roots = |before: &[TargetRange]| {
+            let writable = [WritableRange { range: range(0x1000, 0x1500), label: 0 }];
+            RootSources { writable: &writable, never: &[], stacks: &[], blocks: &[], returned: &returned, before }
+                .collect()
+                .iter()
+                .map(|root| (root.start, root.end))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(roots(&[range(0x1000, 0x2000)]), [(0x1100, 0x1140), (0x1240, 0x1400)]);
+        assert_eq!(roots(&[range(0x5000, 0x6000)]), [(0x1240, 0x1400)], "the large gap may be somebody's mapping");
     }
 }

@@ -15,6 +15,7 @@ use crossbeam_channel::Sender;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::drain::Drain;
+use crate::address::TargetRange;
 use super::segment::{Segment, SegmentError};
 
 /// How long a process may take to say hello.
@@ -34,6 +35,8 @@ pub struct Session {
     pub untraced: Option<String>,
     /// Refers to the process itself, not to a later one with the same id.
     pub pidfd: Option<OwnedFd>,
+    /// What was writable when it registered, ascending; everything where that is not known.
+    pub writable_before: Vec<TargetRange>,
     /// The drain.
     pub drain: Drain,
 }
@@ -122,6 +125,11 @@ pub fn receive(connection: UnixStream, trace: &Trace) -> ServerEvent {
         })
         .unwrap_or_default();
     let root = foreign_root(pid);
+    // The process waits for the answer: this is its memory as avleak armed.
+    let writable_before = crate::target::maps::read_maps(pid).map_or_else(
+        |_| vec![TargetRange { start: 0, end: u64::MAX }],
+        |maps| maps.iter().filter(|mapping| mapping.writable).map(|mapping| mapping.range).collect(),
+    );
     let pidfd = rustix::process::Pid::from_raw(pid)
         .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     // The drain first: events come while the process is being seized.
@@ -134,7 +142,7 @@ pub fn receive(connection: UnixStream, trace: &Trace) -> ServerEvent {
     };
     let untraced = trace(pid).err();
     answer(&connection, if untraced.is_none() { ANSWER_TRACED } else { ANSWER_UNTRACED });
-    ServerEvent::Registered(Box::new(Session { pid, exe, argv, root, untraced, pidfd, drain }))
+    ServerEvent::Registered(Box::new(Session { pid, exe, argv, root, untraced, pidfd, writable_before, drain }))
 }
 
 /// /proc/PID/root, where the process sees another root folder than we do.
