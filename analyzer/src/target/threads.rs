@@ -30,7 +30,7 @@ pub struct ThreadState {
     pub fs_base: u64,
     /// The general registers, by name.
     pub registers: Vec<(&'static str, u64)>,
-    /// The words of the x87, xmm, ymm, zmm registers that could be pointers.
+    /// The words of the x87, xmm, ymm, zmm registers that could be pointers; none of a thread in a system call.
     pub vector_words: Vec<u64>,
 }
 
@@ -45,9 +45,14 @@ impl ThreadState {
             r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
             r.r15, r.rip, r.gs_base,
         ];
-        let mut area = vec![0; XSTATE_BYTES];
-        let got = ptrace::extended_state(tid, &mut area).unwrap_or(0);
-        area.truncate(got);
+        // Across a call every vector register is the callee's (System V ABI, 3.2.1), and a system call is made in one: what they hold
+        // then is left over from whatever copied last, and would hide a lost block now and then.
+        let in_system_call = r.orig_rax as i64 >= 0;
+        let mut area = vec![0; if in_system_call { 0 } else { XSTATE_BYTES }];
+        if !in_system_call {
+            let got = ptrace::extended_state(tid, &mut area).unwrap_or(0);
+            area.truncate(got);
+        }
         Ok(Self::from_values(tid, r.fs_base, &values, vector_words(&area)))
     }
 
