@@ -3,6 +3,7 @@
 //! Per address the latest stamp wins. A free that arrives before its allocation stays as a tombstone until every ring has
 //! passed its stamp ([`LiveSet::passed`]). Applying an event twice changes nothing but the counters of what was applied.
 
+mod history;
 mod sites;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::kind::ObjectKind;
 use crate::reach::ReturnedMap;
+use history::History;
 pub use sites::{FreeSites, Site};
 
 /// A live block.
@@ -90,6 +92,7 @@ const GUESSED_BYTES: u64 = 416;
 pub struct LiveSet {
     entries: HashMap<u64, Entry, FxBuildHasher>,
     tombstones: VecDeque<(u64, u64)>,
+    history: History,
     live: u64,
     /// Which granules the allocator has returned since arming.
     pub returned: ReturnedMap,
@@ -111,6 +114,7 @@ impl LiveSet {
         Self {
             entries: HashMap::default(),
             tombstones: VecDeque::new(),
+            history: History::default(),
             live: 0,
             returned: ReturnedMap::default(),
             sites: FreeSites::default(),
@@ -167,13 +171,14 @@ impl LiveSet {
                     // It is gone again: its free was drained first (a tombstone), or even the block after it.
                     if old.stamp > event.stamp {
                         self.count_gone(kind);
-                        if old.state == State::Freed {
-                            if kind.is_object() {
-                                self.sites.died(event.stack, old.stack, old.stamp - event.stamp);
+                        if kind.is_object() {
+                            let tombstone = (old.state == State::Freed).then_some((old.stamp, old.stack));
+                            if let Some((freed, stack)) = self.history.free_of(event.address, event.stamp, event.stack, tombstone) {
+                                self.sites.died(event.stack, stack, freed - event.stamp);
                             }
-                            if old.size == FREE_UNMAPS {
-                                self.returned.forget(event.address, event.size);
-                            }
+                        }
+                        if old.state == State::Freed && old.size == FREE_UNMAPS {
+                            self.returned.forget(event.address, event.size);
                         }
                     }
                     return;
@@ -184,6 +189,9 @@ impl LiveSet {
                 } else {
                     // The free between the two is still on its way, or was dropped.
                     self.count_gone(old.kind);
+                    if old.kind.is_object() {
+                        self.history.replaced(event.address, old.stamp, old.stack);
+                    }
                 }
             }
         }
@@ -201,10 +209,20 @@ impl LiveSet {
             hashbrown::hash_map::Entry::Occupied(mut occupied) => {
                 let old = *occupied.get();
                 if old.stamp >= event.stamp {
+                    // A later life of the address is known already: whose end is this?
+                    if old.stamp > event.stamp
+                        && let Some((made, stack)) =
+                            self.history.allocation_of(event.address, event.stamp, event.stack)
+                        && !by_realloc
+                    {
+                        self.sites.died(stack, event.stack, event.stamp - made);
+                    }
                     return;
                 }
                 occupied.insert(tombstone);
-                if old.state != State::Freed {
+                if old.state == State::Freed {
+                    self.history.freed_before(event.address, old.stamp, old.stack);
+                } else {
                     self.live -= 1;
                     self.count_gone(old.kind);
                     if old.kind.is_object() && !by_realloc {
@@ -248,6 +266,7 @@ impl LiveSet {
 
     /// Every ring has passed `stamp`: no older event can come, tombstones up to there have done their work.
     pub fn passed(&mut self, stamp: u64) {
+        self.history.passed(stamp);
         // Roughly in order: a few older ones behind a younger one wait a little longer.
         while let Some(&(at, address)) = self.tombstones.front() {
             if at >= stamp {

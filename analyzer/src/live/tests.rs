@@ -78,3 +78,28 @@ fn a_call_that_malloc_did_not_see_is_a_block_and_a_disagreement() {
     set.apply(Event { stamp: 21, address: 8192, ..made }, |_, _| ObjectKind::Plain);
     assert_eq!(set.counts.frames_by_call_only, 1);
 }
+
+#[test]
+fn two_rings_drained_in_any_order_pair_each_death_with_its_birth() {
+    // One thread makes three lives of an address, another one ends them: every interleaving that keeps each ring's own order.
+    let made = [alloc(10, 64, 8), alloc(30, 64, 8), alloc(50, 64, 8)];
+    let ended = [free(21, 64), free(43, 64), free(65, 64)];
+    for choice in 0u32..64 {
+        if choice.count_ones() != 3 {
+            continue;
+        }
+        let (mut births, mut deaths) = (made.iter(), ended.iter());
+        let events: Vec<Event> = (0..6)
+            .filter_map(|bit| if choice & (1 << bit) != 0 { births.next() } else { deaths.next() })
+            .copied()
+            .collect();
+        let mut set = set(&events);
+        let (count, median) = set.sites.all().map(|(_, _, site)| (site.count, site.median())).next().unwrap_or_default();
+        assert!(set.is_empty(), "{events:?}");
+        assert_eq!(count, 3, "{events:?}");
+        assert_eq!(median, 13, "{events:?}");
+        assert_eq!((set.counts.frames_allocated, set.counts.frames_freed), (3, 3), "{events:?}");
+        set.passed(100);
+        assert!(set.history.is_empty(), "{events:?}");
+    }
+}
