@@ -24,23 +24,13 @@ pub fn prepare() -> bool {
     if START.load(Ordering::Acquire) != 0 {
         return true;
     }
-    for bytes in [BYTES, SMALLER] {
-        // SAFETY: a new anonymous mapping wherever the kernel likes.
-        let at = unsafe {
-            libc::mmap(
-                core::ptr::null_mut(),
-                bytes as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if at != libc::MAP_FAILED {
+    let choices: &[u64] = if address_space_is_limited() { &[SMALLER] } else { &[BYTES, SMALLER] };
+    for &bytes in choices {
+        if let Some(at) = map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1) {
             let start = at as u64;
             if START.compare_exchange(0, start, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 // SAFETY: the mapping made above, not yet known to anybody.
-                unsafe { libc::munmap(at, bytes as usize) };
+                unsafe { libc::munmap(at.cast(), bytes as usize) };
                 return true;
             }
             NEXT.store(start, Ordering::Relaxed);
@@ -49,6 +39,42 @@ pub fn prepare() -> bool {
         }
     }
     false
+}
+
+/// The host set a limit on its address space: ours is taken from it, so that little is taken.
+pub fn address_space_is_limited() -> bool {
+    [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|which| {
+        // SAFETY: the kernel fills a value of ours.
+        unsafe {
+            let mut limit: libc::rlimit = core::mem::zeroed();
+            libc::getrlimit(which, &raw mut limit) == 0 && limit.rlim_cur != libc::RLIM_INFINITY
+        }
+    })
+}
+
+/// Maps memory that is used page by page as it is touched: a host's mlockall(MCL_FUTURE) would fill all of it, a core dump would write
+/// all of it.
+pub fn map(bytes: u64, flags: i32, fd: i32) -> Option<*mut u8> {
+    let bytes = bytes as usize;
+    // SAFETY: a new mapping wherever the kernel likes; the later calls are about exactly this mapping.
+    unsafe {
+        let at = libc::mmap(core::ptr::null_mut(), bytes, libc::PROT_NONE, flags | libc::MAP_NORESERVE, fd, 0);
+        if at == libc::MAP_FAILED {
+            return None;
+        }
+        libc::munlock(at, bytes);
+        if libc::mprotect(at, bytes, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+            libc::munmap(at, bytes);
+            return None;
+        }
+        libc::madvise(at, bytes, libc::MADV_DONTDUMP);
+        Some(at.cast())
+    }
+}
+
+/// Gives back the end of the newest piece: of `taken` bytes at `at` only `used` are needed.
+pub fn shrink(at: *mut u8, taken: usize, used: usize) {
+    let _ = NEXT.compare_exchange(at as u64 + taken as u64, at as u64 + used as u64, Ordering::AcqRel, Ordering::Relaxed);
 }
 
 /// The range: start and bytes.

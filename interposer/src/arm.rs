@@ -12,6 +12,7 @@ use crate::{control, intern, modules, register, segment, settings, slots, spawn,
 #[cold]
 pub fn consider(caller: Registers) {
     sys::keep_errno(|| {
+        crate::prepare();
         if modules::is_libavutil(caller.pc.wrapping_sub(1)) {
             arm(0);
         }
@@ -21,7 +22,10 @@ pub fn consider(caller: Registers) {
 /// A patched slot was called while dormant.
 #[cold]
 pub fn by_call() {
-    sys::keep_errno(|| arm(FLAG_ARMED_BY_CALL));
+    sys::keep_errno(|| {
+        crate::prepare();
+        arm(FLAG_ARMED_BY_CALL);
+    });
 }
 
 /// Inherited by a forked child, to which it says that it is one.
@@ -31,7 +35,12 @@ static ARMED_BEFORE: AtomicBool = AtomicBool::new(false);
 /// this is a little longer, and comes once in a process's life.
 fn wait_for_the_other() {
     let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + 2 * settings::registration_patience_ns();
-    while control::is_arming() && sys::clock_ns(libc::CLOCK_MONOTONIC) < deadline {
+    while control::is_arming() {
+        if sys::clock_ns(libc::CLOCK_MONOTONIC) > deadline {
+            // Whoever armed is gone (a longjmp out of a signal handler, a killed thread): nobody waits twice.
+            control::disable();
+            return;
+        }
         sys::sleep_ns(50_000);
     }
 }
@@ -41,6 +50,38 @@ fn arm(flags: u32) {
         wait_for_the_other();
         return;
     };
+    // Whatever is called below, this thread is not cancelled in the middle of it.
+    let cancel = Uncancelled::begin();
+    arm_uncancelled(generation, flags);
+    drop(cancel);
+}
+
+unsafe extern "C" {
+    fn pthread_setcancelstate(state: i32, old: *mut i32) -> i32;
+}
+
+/// PTHREAD_CANCEL_DISABLE (pthread.h).
+const CANCEL_DISABLE: i32 = 1;
+
+struct Uncancelled(i32);
+
+impl Uncancelled {
+    fn begin() -> Self {
+        let mut old = 0;
+        // SAFETY: writes one int.
+        unsafe { pthread_setcancelstate(CANCEL_DISABLE, &raw mut old) };
+        Self(old)
+    }
+}
+
+impl Drop for Uncancelled {
+    fn drop(&mut self) {
+        // SAFETY: the state that was; a null second argument is allowed by glibc.
+        unsafe { pthread_setcancelstate(self.0, core::ptr::null_mut()) };
+    }
+}
+
+fn arm_uncancelled(generation: u32, flags: u32) {
     let flags = flags | if ARMED_BEFORE.swap(true, Ordering::Relaxed) { FLAG_FORKED_CHILD } else { 0 };
     settings::read_options();
     thread::forget_all();
@@ -57,15 +98,20 @@ fn arm(flags: u32) {
         }
     };
     let registered = intern::reset() && hand_over(fd);
-    // SAFETY: our own descriptor; the analyzer has its own copy, and the mapping needs none.
-    unsafe { libc::close(fd) };
+    // The analyzer has its own copy, and the mapping needs none.
+    sys::close(fd);
     if !registered {
         control::disable();
         return;
     }
     control::finish_arming(generation);
     control::clear_load();
-    slots::scan_loaded();
+    if crate::is_forked() {
+        // What was patched is inherited; and the loader's lock, which a thread of the parent may have held, is never released here.
+        slots::start_over();
+    } else {
+        slots::scan_loaded();
+    }
 }
 
 /// Gives the segment to the analyzer that the environment names, or to one of our own. Says why not, once.
@@ -74,8 +120,7 @@ fn hand_over(fd: i32) -> bool {
     if socket.is_empty() {
         return spawn::analyzer().is_some_and(|connection| {
             let answered = register::over(connection, fd);
-            // SAFETY: our own descriptor.
-            unsafe { libc::close(connection) };
+            sys::close(connection);
             report(answered, "the analyzer it started")
         });
     }
@@ -83,8 +128,7 @@ fn hand_over(fd: i32) -> bool {
     match register::connect(socket) {
         Ok(connection) => {
             let answered = register::over(connection, fd);
-            // SAFETY: our own descriptor.
-            unsafe { libc::close(connection) };
+            sys::close(connection);
             report(answered, path)
         }
         Err(failure) => report(Err(failure), path),

@@ -12,11 +12,13 @@ struct Page {
     stage: AtomicU32,
     /// Set by dlopen: loaded modules have to be looked at again.
     loaded_something: AtomicU32,
-    rest: [u32; 1021],
+    /// Set by dlopen too, cleared by dlsym only: an allocation elsewhere may look too early.
+    loaded_for_lookup: AtomicU32,
+    rest: [u32; 1020],
 }
 
 static PAGE: Page =
-    Page { armed: AtomicU32::new(0), stage: AtomicU32::new(0), loaded_something: AtomicU32::new(0), rest: [0; 1021] };
+    Page { armed: AtomicU32::new(0), stage: AtomicU32::new(0), loaded_something: AtomicU32::new(0), loaded_for_lookup: AtomicU32::new(0), rest: [0; 1020] };
 
 const STAGE_DORMANT: u32 = 0;
 const STAGE_ARMING: u32 = 1;
@@ -94,6 +96,17 @@ pub fn is_arming() -> bool {
 /// dlopen was called.
 pub fn note_load() {
     PAGE.loaded_something.store(1, Ordering::Relaxed);
+    PAGE.loaded_for_lookup.store(1, Ordering::Relaxed);
+}
+
+/// A module that was passed over has to be looked at again.
+pub fn note_unready() {
+    PAGE.loaded_something.store(1, Ordering::Relaxed);
+}
+
+/// Something was loaded since the last dlsym; asked once.
+pub fn take_load_for_lookup() -> bool {
+    PAGE.loaded_for_lookup.load(Ordering::Relaxed) != 0 && PAGE.loaded_for_lookup.swap(0, Ordering::Relaxed) != 0
 }
 
 /// Something may have been loaded that nobody looked at yet.

@@ -1,9 +1,17 @@
 //! Reading the mapped ELF objects of this process: program headers, dynamic section, symbols by name, relocations.
 //!
-//! Everything is read from memory that the loader mapped for a module which is in use (a return address of a running call lies
-//! in it) or which dl_iterate_phdr is showing at this moment.
+//! A module that is met by an address on a stack may vanish while it is read (the address can be a leftover): all reads go through the
+//! kernel, which says so instead of faulting. Only [`Dynamic::each_slot`] reads directly: under dl_iterate_phdr, whose lock keeps
+//! modules mapped.
 
 use core::ffi::CStr;
+
+use avleak_wire::layout::BUILD_ID_BYTES;
+
+use crate::sys;
+
+/// No sane hash chain is longer.
+const LONGEST_CHAIN: u32 = 1 << 16;
 
 /// Program header types.
 const PT_LOAD: u32 = 1;
@@ -13,8 +21,9 @@ const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PT_GNU_RELRO: u32 = 0x6474_e552;
 
 /// Relocation types whose target is one pointer to a function: the call slots.
-const R_X86_64_GLOB_DAT: u32 = 6;
-const R_X86_64_JUMP_SLOT: u32 = 7;
+pub const R_X86_64_GLOB_DAT: u32 = 6;
+/// See above.
+pub const R_X86_64_JUMP_SLOT: u32 = 7;
 
 /// What the program headers say, runtime addresses.
 #[derive(Clone, Copy, Default)]
@@ -71,50 +80,67 @@ impl Layout {
         layout
     }
 
-    /// From the ELF header that is mapped at `start`.
-    ///
-    /// # Safety
-    /// A loaded module's first byte is at `start`, and the module stays mapped during the call.
-    pub unsafe fn at(base: u64, start: u64) -> Option<Self> {
-        let header = start as *const libc::Elf64_Ehdr;
-        // SAFETY: the caller's promise; the ELF header is the file's first 64 bytes, mapped with the first segment.
-        let header = unsafe { &*header };
-        if header.e_ident[..4] != *b"\x7fELF" || header.e_phentsize as usize != size_of::<libc::Elf64_Phdr>() {
+    /// From the ELF header that is mapped at `start`, read so that an object which vanishes meanwhile is only not found. `None` too where
+    /// the program headers are not in the first page (BOLT moves them).
+    pub fn at(base: u64, start: u64) -> Option<Self> {
+        const HEADERS: usize = 24;
+        let mut bytes = [0u64; (64 + HEADERS * 56) / 8];
+        let len = size_of_val(&bytes);
+        // SAFETY: any bytes are valid words; the slice covers exactly the array.
+        let view = unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), len) };
+        let got = sys::read_self(start, &mut view[..64]);
+        // SAFETY: 64 aligned bytes, every value of which is a valid header.
+        let header = unsafe { bytes.as_ptr().cast::<libc::Elf64_Ehdr>().read() };
+        let count = header.e_phnum as usize;
+        if got != 64
+            || header.e_ident[..4] != *b"\x7fELF"
+            || header.e_phentsize as usize != size_of::<libc::Elf64_Phdr>()
+            || count > HEADERS
+            || header.e_phoff.saturating_add(count as u64 * 56) > 4096
+        {
             return None;
         }
-        let headers = (start + header.e_phoff) as *const libc::Elf64_Phdr;
-        if header.e_phoff + u64::from(header.e_phnum) * 56 > 4096 {
+        // SAFETY: as above.
+        let view = unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), count * 56) };
+        if sys::read_self(start + header.e_phoff, view) != view.len() {
             return None;
         }
-        // SAFETY: the table lies in the module's first page, checked above.
-        Some(Self::of(base, unsafe { core::slice::from_raw_parts(headers, header.e_phnum as usize) }))
+        // SAFETY: `count` whole headers were read; every value is valid.
+        Some(Self::of(base, unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), count) }))
     }
 
-    /// The GNU build id, where a note holds one.
-    ///
-    /// # Safety
-    /// The module stays mapped during the call.
-    pub unsafe fn build_id(&self) -> Option<&'static [u8]> {
+    /// The GNU build id, where a note holds one: its bytes and how many.
+    pub fn build_id(&self) -> ([u8; BUILD_ID_BYTES], usize) {
+        let mut id = [0; BUILD_ID_BYTES];
         for &(mut at, len) in self.notes.iter().filter(|note| note.1 != 0) {
-            let end = at + len;
-            while at + 12 <= end {
-                // SAFETY: inside a note segment of a mapped module.
-                let [name, desc, kind] = unsafe { *(at as *const [u32; 3]) };
+            let end = at.saturating_add(len);
+            while at.saturating_add(12) <= end {
+                let Some([name, desc, kind]) = read::<[u32; 3]>(at) else { break };
                 let name_at = at + 12;
-                let desc_at = name_at + u64::from(name.next_multiple_of(4));
-                if desc_at + u64::from(desc) > end {
+                let desc_at = name_at + u64::from(name).next_multiple_of(4);
+                if desc_at.saturating_add(u64::from(desc)) > end {
                     break;
                 }
-                // SAFETY: as above; `name` bytes were checked to be inside.
-                if kind == 3 && name == 4 && unsafe { *(name_at as *const [u8; 4]) } == *b"GNU\0" {
-                    // SAFETY: as above.
-                    return Some(unsafe { core::slice::from_raw_parts(desc_at as *const u8, desc as usize) });
+                // NT_GNU_BUILD_ID.
+                if kind == 3 && name == 4 && read::<[u8; 4]>(name_at) == Some(*b"GNU\0") {
+                    let wanted = (desc as usize).min(id.len());
+                    let got = sys::read_self(desc_at, &mut id[..wanted]);
+                    return (id, got);
                 }
-                at = desc_at + u64::from(desc.next_multiple_of(4));
+                at = desc_at + u64::from(desc).next_multiple_of(4);
             }
         }
-        None
+        (id, 0)
     }
+}
+
+/// A plain value at `address`, if it is readable. `T` is an array of numbers or a C structure of such.
+fn read<T: Copy>(address: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: the bytes of the value; any bytes are valid for the types that this file reads.
+    let view = unsafe { core::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
+    // SAFETY: zeroed, then filled.
+    (sys::read_self(address, view) == size_of::<T>()).then(|| unsafe { value.assume_init() })
 }
 
 /// The dynamic section of a mapped module.
@@ -136,16 +162,15 @@ pub struct Dynamic {
 pub struct Slot {
     /// Address of the pointer.
     pub at: u64,
+    /// `R_X86_64_*`.
+    pub kind: u32,
     /// The symbol's name in the module's string table.
     pub name: &'static CStr,
 }
 
 impl Dynamic {
     /// Reads the section.
-    ///
-    /// # Safety
-    /// `layout` is of a module that is mapped, and stays so while the value and what it returns are used.
-    pub unsafe fn of(layout: &Layout) -> Option<Self> {
+    pub fn of(layout: &Layout) -> Option<Self> {
         let mut dynamic = Self {
             base: layout.base,
             symbols: 0,
@@ -162,10 +187,8 @@ impl Dynamic {
         }
         // glibc writes runtime addresses into the section where it is writable; the vDSO's holds offsets.
         let address = |value: u64| if value < layout.start { value.wrapping_add(layout.base) } else { value };
-        let mut entry = layout.dynamic as *const [u64; 2];
-        for _ in 0..256 {
-            // SAFETY: entries up to DT_NULL are mapped.
-            let [tag, value] = unsafe { *entry };
+        for index in 0..256 {
+            let [tag, value] = read::<[u64; 2]>(layout.dynamic + index * 16)?;
             match tag {
                 0 => break,
                 2 => dynamic.jump_relocations.1 = value,
@@ -180,8 +203,6 @@ impl Dynamic {
                 0x6fff_fff9 => dynamic.relative_count = value,
                 _ => (),
             }
-            // SAFETY: not past DT_NULL.
-            entry = unsafe { entry.add(1) };
         }
         (dynamic.symbols != 0 && dynamic.strings != 0).then_some(dynamic)
     }
@@ -205,42 +226,47 @@ impl Dynamic {
     }
 
     fn matches(&self, index: u32, name: &CStr) -> Option<u64> {
-        // SAFETY: an index that the module's own hash table names.
-        let symbol = unsafe { &*(self.symbols as *const libc::Elf64_Sym).add(index as usize) };
-        (symbol.st_shndx != 0 && self.name(symbol.st_name) == name).then(|| self.base.wrapping_add(symbol.st_value))
+        let symbol = read::<libc::Elf64_Sym>(self.symbols + u64::from(index) * size_of::<libc::Elf64_Sym>() as u64)?;
+        if symbol.st_shndx == 0 || u64::from(symbol.st_name) >= self.strings_len {
+            return None;
+        }
+        let name = name.to_bytes_with_nul();
+        let mut theirs = [0; 64];
+        let theirs = theirs.get_mut(..name.len())?;
+        (sys::read_self(self.strings + u64::from(symbol.st_name), theirs) == name.len() && theirs == name)
+            .then(|| self.base.wrapping_add(symbol.st_value))
     }
 
+    /// DT_GNU_HASH: 4 words of header, bloom words, buckets, chain.
     fn find_gnu(&self, name: &CStr) -> Option<u64> {
         let hash =
             name.to_bytes().iter().fold(5381u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
-        // SAFETY: DT_GNU_HASH: 4 words of header, bloom words, buckets, chain; all mapped with the module.
-        unsafe {
-            let table = self.gnu_hash as *const u32;
-            let [buckets, first, bloom, _shift] = *table.cast::<[u32; 4]>();
-            if buckets == 0 {
-                return None;
-            }
-            let bucket_at = table.add(4 + bloom as usize * 2);
-            let chain = bucket_at.add(buckets as usize);
-            let mut index = *bucket_at.add((hash % buckets) as usize);
-            if index < first {
-                return None;
-            }
-            loop {
-                let found = *chain.add((index - first) as usize);
-                if (found | 1) == (hash | 1)
-                    && let Some(at) = self.matches(index, name)
-                {
-                    return Some(at);
-                }
-                if found & 1 != 0 {
-                    return None;
-                }
-                index += 1;
-            }
+        let [buckets, first, bloom, _shift] = read::<[u32; 4]>(self.gnu_hash)?;
+        if buckets == 0 {
+            return None;
         }
+        let bucket_at = self.gnu_hash + 16 + u64::from(bloom) * 8;
+        let chain_at = bucket_at + u64::from(buckets) * 4;
+        let mut index = read::<u32>(bucket_at + u64::from(hash % buckets) * 4)?;
+        if index < first {
+            return None;
+        }
+        for _ in 0..LONGEST_CHAIN {
+            let found = read::<u32>(chain_at + u64::from(index - first) * 4)?;
+            if (found | 1) == (hash | 1)
+                && let Some(at) = self.matches(index, name)
+            {
+                return Some(at);
+            }
+            if found & 1 != 0 {
+                return None;
+            }
+            index += 1;
+        }
+        None
     }
 
+    /// DT_HASH: nbucket, nchain, buckets, chains.
     fn find_sysv(&self, name: &CStr) -> Option<u64> {
         if self.hash == 0 {
             return None;
@@ -250,29 +276,28 @@ impl Dynamic {
             let high = next & 0xf000_0000;
             (next ^ (high >> 24)) & !high
         });
-        // SAFETY: DT_HASH: nbucket, nchain, buckets, chains; all mapped with the module.
-        unsafe {
-            let table = self.hash as *const u32;
-            let [buckets, chains] = *table.cast::<[u32; 2]>();
-            if buckets == 0 {
+        let [buckets, chains] = read::<[u32; 2]>(self.hash)?;
+        if buckets == 0 {
+            return None;
+        }
+        let mut index = read::<u32>(self.hash + 8 + u64::from(hash % buckets) * 4)?;
+        for _ in 0..chains.min(LONGEST_CHAIN) {
+            if index == 0 || index >= chains {
                 return None;
             }
-            let mut index = *table.add(2 + (hash % buckets) as usize);
-            for _ in 0..chains {
-                if index == 0 || index >= chains {
-                    return None;
-                }
-                if let Some(at) = self.matches(index, name) {
-                    return Some(at);
-                }
-                index = *table.add((2 + buckets + index) as usize);
+            if let Some(at) = self.matches(index, name) {
+                return Some(at);
             }
+            index = read::<u32>(self.hash + 8 + (u64::from(buckets) + u64::from(index)) * 4)?;
         }
         None
     }
 
     /// Calls `take` for each slot that is filled with a function's address.
-    pub fn each_slot(&self, mut take: impl FnMut(Slot)) {
+    ///
+    /// # Safety
+    /// The module stays mapped during the call: under dl_iterate_phdr.
+    pub unsafe fn each_slot(&self, mut take: impl FnMut(Slot)) {
         let skip = self.relative_count.min(self.relocations.1 / 24);
         for (start, bytes, skip) in
             [(self.jump_relocations.0, self.jump_relocations.1, 0), (self.relocations.0, self.relocations.1, skip)]
@@ -289,7 +314,7 @@ impl Dynamic {
                 }
                 // SAFETY: a symbol index of the module's own relocation.
                 let symbol = unsafe { &*(self.symbols as *const libc::Elf64_Sym).add((info >> 32) as usize) };
-                take(Slot { at: self.base.wrapping_add(offset), name: self.name(symbol.st_name) });
+                take(Slot { at: self.base.wrapping_add(offset), kind, name: self.name(symbol.st_name) });
             }
         }
     }

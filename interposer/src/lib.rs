@@ -13,6 +13,8 @@
 
 #![allow(unsafe_code, reason = "an interposer is made of raw calls; every block says why it is sound")]
 
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
 mod arena;
 mod arm;
 mod control;
@@ -41,9 +43,34 @@ static INIT: extern "C" fn() = init;
 
 extern "C" fn init() {
     sys::keep_errno(|| {
-        real::resolve_all();
-        settings::remember_environment();
-        control::prepare();
-        slots::scan_at_start();
+        prepare();
+        // SAFETY: no arguments.
+        INIT_PID.store(unsafe { libc::getpid() }, Ordering::Relaxed);
+        slots::scan_loaded();
     });
+}
+
+/// A preloaded library is initialised after those that the program is linked to: their constructors may use FFmpeg before.
+fn prepare() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    // Ours alone: this library has a copy of the standard library for itself. A panic costs one stack, not a word on stderr.
+    std::panic::set_hook(Box::new(|_| ()));
+    real::resolve_all();
+    say::remember_stderr();
+    settings::remember_environment();
+    control::prepare();
+    modules::prepare();
+    loader::prepare();
+}
+
+static INIT_PID: AtomicI32 = AtomicI32::new(0);
+
+/// This process was forked from the one that was started. (Before main it is taken for the one that was started.)
+fn is_forked() -> bool {
+    let started = INIT_PID.load(Ordering::Relaxed);
+    // SAFETY: no arguments.
+    started != 0 && started != unsafe { libc::getpid() }
 }

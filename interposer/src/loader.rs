@@ -31,7 +31,7 @@ pub extern "C" fn looking_up() {
     if REAL_DLSYM.load(Ordering::Relaxed).is_null() {
         find_dlsym();
     }
-    if control::load_pending() {
+    if control::take_load_for_lookup() {
         arm::look_at_loaded_now();
     }
 }

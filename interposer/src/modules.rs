@@ -12,7 +12,7 @@ use framehop::Unwinder as _;
 use framehop::x86_64::UnwinderX86_64;
 
 use crate::elf::{Dynamic, Layout};
-use crate::{arena, segment, slots, sys};
+use crate::{arena, segment, sys};
 
 /// The unwinder of one module.
 pub type Tables = UnwinderX86_64<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
@@ -80,10 +80,46 @@ struct LinkMap {
 struct Located {
     layout: Layout,
     link: u64,
-    name: &'static CStr,
+    name: [u8; wire::MODULE_PATH_BYTES],
+    name_len: usize,
 }
 
-/// Asks the loader which object holds `address`.
+impl Located {
+    fn new(layout: Layout, link: u64) -> Self {
+        Self { layout, link, name: [0; wire::MODULE_PATH_BYTES], name_len: 0 }
+    }
+
+    /// The path, its end where it is too long.
+    fn name(&self) -> &[u8] {
+        &self.name[..self.name_len]
+    }
+
+    /// Reads the loader's string at `address`.
+    fn read_name(&mut self, address: u64) {
+        let mut at = address;
+        // The end of a long path is what tells: read on in windows.
+        for _ in 0..10 {
+            let got = sys::read_self(at, &mut self.name);
+            match self.name[..got].iter().position(|&byte| byte == 0) {
+                Some(end) => {
+                    self.name_len = end;
+                    return;
+                }
+                None if got == self.name.len() => at += got as u64,
+                None => return,
+            }
+        }
+    }
+
+    fn set_name(&mut self, name: &CStr) {
+        let name = name.to_bytes();
+        let kept = &name[name.len().saturating_sub(self.name.len())..];
+        self.name[..kept.len()].copy_from_slice(kept);
+        self.name_len = kept.len();
+    }
+}
+
+/// Asks the loader which object holds `address`. The object may vanish at any moment where `address` is no address in use.
 fn locate(address: u64) -> Option<Located> {
     let find = FIND_OBJECT.load(Ordering::Relaxed);
     if find.is_null() {
@@ -96,20 +132,22 @@ fn locate(address: u64) -> Option<Located> {
     if failed != 0 || found.link_map == 0 {
         return None;
     }
-    // SAFETY: the loader's record of an object that holds an address in use.
-    let link = unsafe { &*(found.link_map as *const LinkMap) };
-    // SAFETY: as above; the mapping starts with the ELF header.
-    let layout = unsafe { Layout::at(link.base, found.map_start) }?;
-    let name = if link.name.is_null() {
-        c""
-    } else {
-        // SAFETY: the loader's string, which lives as long as the object is loaded.
-        unsafe { CStr::from_ptr(link.name) }
-    };
-    Some(Located { layout, link: found.link_map, name })
+    let mut link = [0u64; 3];
+    // SAFETY: any bytes are valid words; the slice covers exactly the array.
+    let view = unsafe { core::slice::from_raw_parts_mut(link.as_mut_ptr().cast::<u8>(), size_of::<LinkMap>()) };
+    if sys::read_self(found.link_map, view) != size_of::<LinkMap>() {
+        return None;
+    }
+    let [base, name, _dynamic] = link;
+    let Some(layout) = Layout::at(base, found.map_start) else { return locate_by_iteration(address) };
+    let mut located = Located::new(layout, found.link_map);
+    if name != 0 {
+        located.read_name(name);
+    }
+    Some(located)
 }
 
-/// The same for glibc before 2.35; dl_iterate_phdr's lock is only ever held for a moment.
+/// The same for glibc before 2.35, and for objects with unusual headers; dl_iterate_phdr's lock is only ever held for a moment.
 fn locate_by_iteration(address: u64) -> Option<Located> {
     struct Search {
         address: u64,
@@ -124,10 +162,17 @@ fn locate_by_iteration(address: u64) -> Option<Located> {
         if !(layout.start..layout.end).contains(&search.address) {
             return 0;
         }
-        // SAFETY: the loader's string.
-        let name = if info.dlpi_name.is_null() { c"" } else { unsafe { CStr::from_ptr(info.dlpi_name) } };
-        search.found = Some(Located { layout, link: layout.dynamic, name });
+        let mut located = Located::new(layout, layout.dynamic);
+        if !info.dlpi_name.is_null() {
+            // SAFETY: the loader's string.
+            located.set_name(unsafe { CStr::from_ptr(info.dlpi_name) });
+        }
+        search.found = Some(located);
         1
+    }
+    if crate::is_forked() {
+        // A thread of the parent may have held the loader's lock at the fork.
+        return None;
     }
     let mut search = Search { address, found: None };
     // SAFETY: the callback has the required signature and outlives the call.
@@ -164,8 +209,8 @@ pub fn find(address: u64) -> Option<&'static Module> {
     let generation = LOADER_GENERATION.load(Ordering::Acquire);
     match lookup(address) {
         Some(module) if module.verified.load(Ordering::Relaxed) == generation => Some(module),
-        Some(module) => verify_again(module, address, generation),
-        None => meet(address, generation),
+        Some(module) => sys::keep_errno(|| verify_again(module, address, generation)),
+        None => sys::keep_errno(|| meet(address, generation)),
     }
 }
 
@@ -183,16 +228,24 @@ fn verify_again(module: &'static Module, address: u64, generation: u32) -> Optio
 
 fn same_file(module: &Module, now: &Located) -> bool {
     let Some(header) = segment::get() else { return false };
-    // SAFETY: the module is loaded now: `locate` found it under an address in use.
-    let id = unsafe { now.layout.build_id() };
-    header.module_is(module.index, id.unwrap_or_default(), now.name.to_bytes())
+    let (id, len) = now.layout.build_id();
+    header.module_is(module.index, &id[..len], now.name())
 }
 
-/// Takes the lock of this table; the holder never calls out, so that the wait is short. False: given up.
-fn lock() -> bool {
+/// The lock of this table; released even where a panic unwinds.
+struct Lock;
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        ADDING.store(false, Ordering::Release);
+    }
+}
+
+/// Takes it; the holder never calls out, so that the wait is short. `None`: given up.
+fn lock() -> Option<Lock> {
     for round in 0..10_000 {
         if ADDING.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return true;
+            return Some(Lock);
         }
         if round > 100 {
             sys::yield_now();
@@ -200,24 +253,23 @@ fn lock() -> bool {
             core::hint::spin_loop();
         }
     }
-    false
+    None
 }
 
 #[cold]
 fn meet(address: u64, generation: u32) -> Option<&'static Module> {
     let located = locate(address)?;
-    if !lock() {
-        return None;
-    }
+    let held = lock()?;
     let module = match lookup(address) {
         Some(module) if module.verified.load(Ordering::Relaxed) == generation => Some(module),
         _ => add(&located, generation),
     };
-    ADDING.store(false, Ordering::Release);
+    drop(held);
     if let Some(module) = module
         && module.flags & (wire::MODULE_SELF | wire::MODULE_LOADER) == 0
     {
-        slots::look_at(&module.layout);
+        // Its call slots are looked at under the loader's lock, right after this event.
+        crate::control::note_unready();
     }
     module
 }
@@ -226,9 +278,9 @@ fn meet(address: u64, generation: u32) -> Option<&'static Module> {
 fn add(located: &Located, generation: u32) -> Option<&'static Module> {
     let segment = segment::get()?;
     let index = COUNT.load(Ordering::Relaxed);
-    // SAFETY: `locate` found the module under an address in use.
-    let id = unsafe { located.layout.build_id() }.unwrap_or_default();
-    let name = located.name.to_bytes();
+    let (id, id_len) = located.layout.build_id();
+    let id = &id[..id_len];
+    let name = located.name();
     // The same file at the same place as before a dlclose: the old record serves, stacks stay the same.
     for known in 0..index {
         // SAFETY: modules are never freed.
@@ -305,9 +357,8 @@ fn file_name(path: &[u8]) -> &[u8] {
 
 fn flags_of(located: &Located) -> u32 {
     let mut flags = 0;
-    let name = file_name(located.name.to_bytes());
-    // SAFETY: the module is in use.
-    if unsafe { Dynamic::of(&located.layout) }.is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc")) {
+    let name = file_name(located.name());
+    if Dynamic::of(&located.layout).is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc")) {
         flags |= wire::MODULE_LIBAVUTIL | wire::MODULE_FFMPEG;
     }
     const FFMPEG: [&[u8]; 9] = [
@@ -373,38 +424,38 @@ fn copy_tables(layout: &Layout) -> Option<Sections> {
     }
     let delta = i32::from_le_bytes(hdr[4..8].try_into().ok()?);
     let frames_at = (hdr_at + 4).wrapping_add_signed(i64::from(delta));
-    let limit = layout.end.saturating_sub(frames_at).min(LARGEST_TABLE);
-    if !(layout.start..layout.end).contains(&frames_at) {
+    if !(layout.start..layout.eh_segment_end).contains(&frames_at) {
         return None;
     }
-    let len = length_of_frames(frames_at, limit);
+    // Its end shows only by its content: the segment is copied, and what lies behind the table given back.
+    let taken = (layout.eh_segment_end - frames_at).min(LARGEST_TABLE);
+    let copied = copy(frames_at, taken)?;
+    let frames = &copied[..length_of_frames(copied)];
+    arena::shrink(copied.as_ptr().cast_mut(), copied.len(), frames.len());
     Some(Sections {
         hdr_svma: hdr_at.wrapping_sub(layout.base),
         hdr,
         frames_svma: frames_at.wrapping_sub(layout.base),
-        frames: copy(frames_at, len)?,
+        frames,
     })
 }
 
-/// Walks the records' length words up to the terminator.
-fn length_of_frames(start: u64, limit: u64) -> u64 {
+/// Walks the records' length words up to the terminator, or as far as whole records go.
+fn length_of_frames(bytes: &[u8]) -> usize {
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| Some(u32::from_le_bytes(word.try_into().ok()?)));
+    let long = |at: usize| bytes.get(at..at + 8).and_then(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
     let mut at = 0;
-    while at + 4 <= limit {
-        // SAFETY: inside the mapped segment of a module in use (`limit` ends with the module).
-        let length = unsafe { ((start + at) as *const u32).read_unaligned() };
-        if length == 0 {
-            return at + 4;
-        }
-        let step = if length == u32::MAX {
-            // SAFETY: as above; a 64-bit record has its length in the next eight bytes.
-            12u64.saturating_add(unsafe { ((start + at + 4) as *const u64).read_unaligned() })
-        } else {
-            4 + u64::from(length)
+    while let Some(length) = word(at) {
+        let step = match length {
+            0 => return at + 4,
+            // A 64-bit record has its length in the next eight bytes.
+            u32::MAX => long(at + 4).and_then(|length| usize::try_from(length.saturating_add(12)).ok()),
+            length => Some(4 + length as usize),
         };
-        if step > limit - at {
-            break;
+        match step {
+            Some(step) if step <= bytes.len() - at => at += step,
+            _ => break,
         }
-        at += step;
     }
     at
 }
@@ -419,38 +470,40 @@ fn copy(from: u64, len: u64) -> Option<&'static [u8]> {
     }
     // SAFETY: just handed out, `len` bytes, for good.
     let bytes = unsafe { core::slice::from_raw_parts_mut(to, len as usize) };
-    if sys::read_self(from, bytes) != bytes.len() {
-        // Refused (seccomp) or not there. The module is in use, so that reading it directly is as safe as running it.
-        // SAFETY: mapped by the loader for a module in use.
-        unsafe { core::ptr::copy_nonoverlapping(from as *const u8, to, bytes.len()) };
+    let got = sys::read_self(from, bytes);
+    if got != bytes.len() {
+        arena::shrink(to, bytes.len(), 0);
+        return None;
     }
     Some(bytes)
 }
 
 /// `address` lies in an object that defines av_frame_alloc. Works while dormant, without a segment.
 pub fn is_libavutil(address: u64) -> bool {
-    // Objects that were asked about and are none: (start, end). Forgotten when something is loaded or unloaded.
-    static OTHERS: [(AtomicU64, AtomicU64); 8] = [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 8];
+    // Objects that were asked about and are none, in one word each: first page, and pages above. Forgotten when something is loaded or
+    // unloaded.
+    static OTHERS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
     static SINCE: AtomicU64 = AtomicU64::new(0);
+    let pack = |start: u64, end: u64| (start >> 12) << 24 | ((end - start).div_ceil(4096)).min((1 << 24) - 1);
     let generation = u64::from(LOADER_GENERATION.load(Ordering::Relaxed)) << 1 | u64::from(crate::control::load_pending());
     if SINCE.swap(generation, Ordering::Relaxed) != generation {
         for other in &OTHERS {
-            other.1.store(0, Ordering::Relaxed);
+            other.store(0, Ordering::Relaxed);
         }
     }
+    let page = address >> 12;
     for other in &OTHERS {
-        if (other.0.load(Ordering::Relaxed)..other.1.load(Ordering::Relaxed)).contains(&address) {
+        let known = other.load(Ordering::Relaxed);
+        let first = known >> 24;
+        if known != 0 && (first..first + (known & ((1 << 24) - 1))).contains(&page) {
             return false;
         }
     }
     let Some(located) = locate(address) else { return false };
-    // SAFETY: the object holds an address in use.
-    let is = unsafe { Dynamic::of(&located.layout) }.is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc"));
+    let is = Dynamic::of(&located.layout).is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc"));
     if !is {
-        let entry = &OTHERS[(located.layout.start >> 12) as usize % OTHERS.len()];
-        entry.1.store(0, Ordering::Relaxed);
-        entry.0.store(located.layout.start, Ordering::Relaxed);
-        entry.1.store(located.layout.end, Ordering::Relaxed);
+        OTHERS[(located.layout.start >> 12) as usize % OTHERS.len()]
+            .store(pack(located.layout.start, located.layout.end), Ordering::Relaxed);
     }
     is
 }
@@ -458,7 +511,7 @@ pub fn is_libavutil(address: u64) -> bool {
 /// `address` lies in the dynamic loader.
 pub fn is_loader(address: u64) -> bool {
     locate(address).is_some_and(|located| {
-        let name = file_name(located.name.to_bytes());
+        let name = file_name(located.name());
         name.starts_with(b"ld-linux") || name.starts_with(b"ld64")
     })
 }

@@ -126,8 +126,7 @@ pub fn fate(address: u64) -> u64 {
 #[inline(always)]
 pub fn freeing(generation: u32, caller: Registers, address: u64) {
     with_state(generation, caller.sp, 1, |segment, state| {
-        let stack =
-            if state.unwinding.is_libav_or_user(caller.pc) { stack_of(segment, state, caller) } else { 0 };
+        let stack = stack_of_free(segment, state, caller);
         state.ring.begin();
         let event = Event { stamp: sys::stamp_before(), address, kind: KIND_FREE, size: fate(address), stack };
         publish(generation, segment, state, event);
@@ -197,13 +196,26 @@ pub fn called(generation: u32, caller: Registers, api: usize, what: Option<(u8, 
     });
 }
 
-/// A panic in an unwinding library must not reach the host: it costs this one stack.
 #[inline(always)]
 fn stack_of(segment: &Segment, state: &mut ThreadState, caller: Registers) -> u32 {
-    let capture = core::panic::AssertUnwindSafe(|| {
-        let frames = state.unwinding.capture(segment, caller);
-        crate::intern::stack(segment, frames)
-    });
+    guarded(segment, || crate::intern::stack(segment, state.unwinding.capture(segment, caller)))
+}
+
+/// Only a free that FFmpeg or its direct user makes is worth its stack.
+#[inline(always)]
+fn stack_of_free(segment: &Segment, state: &mut ThreadState, caller: Registers) -> u32 {
+    guarded(segment, || {
+        if !state.unwinding.is_libav_or_user(caller.pc) {
+            return 0;
+        }
+        crate::intern::stack(segment, state.unwinding.capture(segment, caller))
+    })
+}
+
+/// A panic in an unwinding library must not reach the host: it costs this one stack.
+#[inline(always)]
+fn guarded(segment: &Segment, work: impl FnOnce() -> u32) -> u32 {
+    let capture = core::panic::AssertUnwindSafe(work);
     std::panic::catch_unwind(capture).unwrap_or_else(|_| {
         segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
         0

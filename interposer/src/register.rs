@@ -41,6 +41,7 @@ pub fn connect(path: &[u8]) -> Result<i32, Refusal> {
         if fd < 0 {
             return Err(Refusal::System("socket", sys::errno()));
         }
+        let fd = sys::above_standard(fd);
         let deadline = sys::clock_ns(libc::CLOCK_MONOTONIC) + settings::registration_patience_ns();
         loop {
             // Raw: glibc's connect is a cancellation point.
@@ -52,7 +53,7 @@ pub fn connect(path: &[u8]) -> Result<i32, Refusal> {
             if errno != libc::EAGAIN && errno != libc::EINTR
                 || sys::clock_ns(libc::CLOCK_MONOTONIC) > deadline
             {
-                libc::close(fd);
+                sys::close(fd);
                 return Err(Refusal::System("connect", errno));
             }
             sys::sleep_ns(1_000_000);

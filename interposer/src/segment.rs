@@ -41,14 +41,13 @@ pub fn create(generation_flags: u32, tsc: bool) -> Result<i32, Failure> {
     if fd < 0 {
         return Err(("memfd_create", sys::errno()));
     }
+    let fd = sys::above_standard(fd);
     let fail = |call, errno| {
-        // SAFETY: our own descriptor.
-        unsafe { libc::close(fd) };
+        sys::close(fd);
         Err((call, errno))
     };
-    // SAFETY: our own descriptor.
-    if unsafe { libc::ftruncate(fd, wire::SEGMENT_BYTES as i64) } != 0 {
-        return fail("ftruncate", sys::errno());
+    if let Err((call, errno)) = extend(fd) {
+        return fail(call, errno);
     }
     // The analyzer insists: a segment that could shrink would be a SIGBUS in it.
     // SAFETY: our own descriptor.
@@ -57,21 +56,11 @@ pub fn create(generation_flags: u32, tsc: bool) -> Result<i32, Failure> {
     }
     let mut mapped = None;
     // Fewer rings where the host's address space is limited.
-    for rings in [wire::MAX_RINGS, 256, 32, 4] {
+    let choices: &[u32] = if arena::address_space_is_limited() { &[32, 4] } else { &[wire::MAX_RINGS, 256, 32, 4] };
+    for &rings in choices {
         let bytes = wire::RINGS_OFFSET + u64::from(rings) * wire::RING_STRIDE;
-        // SAFETY: a new shared mapping of our own file, wherever the kernel likes.
-        let at = unsafe {
-            libc::mmap(
-                core::ptr::null_mut(),
-                bytes as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_NORESERVE,
-                fd,
-                0,
-            )
-        };
-        if at != libc::MAP_FAILED {
-            mapped = Some((at.cast::<u8>(), bytes, rings));
+        if let Some(at) = arena::map(bytes, libc::MAP_SHARED, fd) {
+            mapped = Some((at, bytes, rings));
             break;
         }
     }
@@ -94,6 +83,28 @@ pub fn create(generation_flags: u32, tsc: bool) -> Result<i32, Failure> {
     }
     CURRENT.store(record, Ordering::Release);
     Ok(fd)
+}
+
+/// Gives the file its length. A soft limit on file sizes (RLIMIT_FSIZE) would be answered by SIGXFSZ: it is lifted for the moment.
+fn extend(fd: i32) -> Result<(), Failure> {
+    // SAFETY: plain system calls on our own descriptor and a value of ours.
+    unsafe {
+        let mut limit: libc::rlimit = core::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit);
+        let lifted = limit.rlim_cur < wire::SEGMENT_BYTES;
+        if lifted {
+            if limit.rlim_max < wire::SEGMENT_BYTES {
+                return Err(("the limit on file sizes (ulimit -f)", libc::EFBIG));
+            }
+            libc::setrlimit(libc::RLIMIT_FSIZE, &libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
+        }
+        let failed = libc::syscall(libc::SYS_ftruncate, fd, wire::SEGMENT_BYTES) != 0;
+        let errno = sys::errno();
+        if lifted {
+            libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+        }
+        if failed { Err(("ftruncate", errno)) } else { Ok(()) }
+    }
 }
 
 impl Segment {

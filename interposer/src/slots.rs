@@ -16,7 +16,7 @@ use avleak_wire::event::{
 };
 use avleak_wire::layout as wire;
 
-use crate::elf::{Dynamic, Layout};
+use crate::elf::{Dynamic, Layout, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT};
 use crate::modules::Module;
 use crate::unwind::Registers;
 use crate::{arm, control, recorder, segment, stubs, sys};
@@ -58,11 +58,19 @@ struct Entry {
     /// The function, or the module's own PLT as long as the slot is not bound.
     real: AtomicU64,
     api: AtomicU32,
+    /// Relocation type of the slot.
+    kind: AtomicU32,
     lazy: AtomicBool,
 }
 
 static ENTRIES: [Entry; THUNKS] = [const {
-    Entry { slot: AtomicU64::new(0), real: AtomicU64::new(0), api: AtomicU32::new(0), lazy: AtomicBool::new(false) }
+    Entry {
+        slot: AtomicU64::new(0),
+        real: AtomicU64::new(0),
+        api: AtomicU32::new(0),
+        kind: AtomicU32::new(0),
+        lazy: AtomicBool::new(false),
+    }
 }; THUNKS];
 static USED: AtomicU32 = AtomicU32::new(0);
 static SCANNING: AtomicBool = AtomicBool::new(false);
@@ -89,6 +97,8 @@ unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u6
     let entry = &ENTRIES[index as usize & (THUNKS - 1)];
     let real = entry.real.load(Ordering::Acquire);
     let api = entry.api.load(Ordering::Relaxed) as usize;
+    // Asked before the call: another thread may take the binding over meanwhile, and ld.so may write the slot once more for this one.
+    let lazy = entry.lazy.load(Ordering::Relaxed);
     if control::armed() == 0 && control::can_arm() {
         arm::by_call();
     }
@@ -116,7 +126,7 @@ unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u6
         let kind = if api == PACKET_ALLOC { KIND_API_PACKET_ALLOC } else { KIND_API_FRAME_ALLOC };
         recorder::called(generation, caller, api, (result != 0).then_some((kind, result, 0)));
     }
-    if entry.lazy.load(Ordering::Relaxed) {
+    if lazy {
         take_over_binding(entry, index as usize & (THUNKS - 1), real);
     }
     result
@@ -161,33 +171,20 @@ fn note_user(start: u64) {
     }
 }
 
-/// Before main: slots of a program that is linked to FFmpeg are patched before its first call.
-pub fn scan_at_start() {
-    crate::modules::prepare();
-    crate::loader::prepare();
-    scan_loaded();
+/// In a forked child: whoever scanned may not exist here.
+pub fn start_over() {
+    SCANNING.store(false, Ordering::Release);
 }
 
 /// Looks at every loaded module that was not looked at yet, and again at those with slots of interest.
 pub fn scan_loaded() {
     if SCANNING.swap(true, Ordering::Acquire) {
         // Somebody is at it; come back.
-        control::note_load();
+        control::note_unready();
         return;
     }
     // SAFETY: the callback has the required signature. dl_iterate_phdr's lock is only ever held for a moment.
     unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::null_mut()) };
-    SCANNING.store(false, Ordering::Release);
-    publish_counts();
-}
-
-/// Looks at one module that is in use.
-pub fn look_at(layout: &Layout) {
-    if SCANNING.swap(true, Ordering::Acquire) {
-        control::note_load();
-        return;
-    }
-    patch(layout);
     SCANNING.store(false, Ordering::Release);
     publish_counts();
 }
@@ -241,15 +238,19 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *
         }
     }
     match patch(&layout) {
-        Found::Unready => control::note_load(),
+        Found::Unready if UNREADY.fetch_add(1, Ordering::Relaxed) < MOST_UNREADY => control::note_unready(),
         found => {
             if let Some(free) = free {
-                free.store((key & !1) | u64::from(matches!(found, Found::Slots)), Ordering::Relaxed);
+                free.store((key & !1) | u64::from(!matches!(found, Found::Nothing)), Ordering::Relaxed);
             }
         }
     }
     0
 }
+
+/// How often a module that the loader is still working on was met; past the limit it is taken for what it is.
+static UNREADY: AtomicU32 = AtomicU32::new(0);
+const MOST_UNREADY: u32 = 1000;
 
 enum Found {
     Nothing,
@@ -258,13 +259,12 @@ enum Found {
     Unready,
 }
 
-/// Fills the module's slots of interest. Under SCANNING; the module is mapped.
+/// Fills the module's slots of interest. Under SCANNING, and inside dl_iterate_phdr, which keeps the module mapped.
 fn patch(layout: &Layout) -> Found {
-    // SAFETY: shown by dl_iterate_phdr at this moment, or in use.
-    let Some(dynamic) = (unsafe { Dynamic::of(layout) }) else { return Found::Nothing };
+    let Some(dynamic) = Dynamic::of(layout) else { return Found::Nothing };
     let family = stubs::malloc_family();
     let (mut slots, mut unready) = (false, false);
-    dynamic.each_slot(|slot| {
+    let take = |slot: crate::elf::Slot| {
         let name = slot.name.to_bytes();
         let api = name
             .starts_with(b"av_")
@@ -274,24 +274,38 @@ fn patch(layout: &Layout) -> Found {
             slots = true;
             // SAFETY: a slot of a mapped module.
             let bound = unsafe { &*(slot.at as *const AtomicU64) }.load(Ordering::Acquire);
-            if bound < 4096 || (bound < layout.start && bound < layout.end - layout.start) {
-                // Null (a weak symbol without a definition), or a link-time address.
-                unready |= bound != 0;
+            if bound < 4096 {
+                // Null: not relocated yet, or a weak symbol without a definition.
+                return;
+            }
+            if slot.kind == R_X86_64_JUMP_SLOT && bound < layout.start && bound < layout.end - layout.start {
+                // A link-time address: the loader has not been here yet.
+                unready = true;
+                return;
+            }
+            if slot.kind == R_X86_64_GLOB_DAT && is_canonical_plt(layout, slot.name, bound) {
                 return;
             }
             if !is_thunk(bound) {
                 note_user(layout.start);
                 let lazy = (layout.start..layout.end).contains(&bound) && !dynamic.defines(slot.name);
-                point_at_thunk(layout, slot.at, bound, api, lazy);
+                point_at_thunk(layout, slot.at, slot.kind, bound, api, lazy);
             }
         } else if let Some(&(_, hook)) = family.iter().find(|(known, _)| *known == slot.name) {
             // SAFETY: a slot of a mapped module.
             let bound = unsafe { &*(slot.at as *const AtomicU64) }.load(Ordering::Acquire);
-            if bound != hook && bound != 0 && is_the_real(slot.name, bound) && write(layout, slot.at, bound, hook) {
+            if bound == hook {
+                return;
+            }
+            if bound != 0 && is_the_real(slot.name, bound) && write(layout, slot.at, bound, hook) {
                 PATCHED.fetch_add(1, Ordering::Relaxed);
+                // To be looked at again: it may come back to its old place after a dlclose.
+                slots = true;
             }
         }
-    });
+    };
+    // SAFETY: shown by dl_iterate_phdr at this moment.
+    unsafe { dynamic.each_slot(take) };
     match (unready, slots) {
         (true, _) => Found::Unready,
         (false, true) => Found::Slots,
@@ -315,10 +329,43 @@ fn is_the_real(name: &CStr, bound: u64) -> bool {
     real.address() as u64 == bound
 }
 
-fn point_at_thunk(layout: &Layout, at: u64, bound: u64, api: usize, lazy: bool) {
-    // A module that came back to its old place finds its old entry.
+/// The function's address in a program at a fixed address is that of its own PLT entry: a call through there meets the program's slot.
+fn is_canonical_plt(layout: &Layout, name: &CStr, bound: u64) -> bool {
+    // The program's own addresses, where it is no PIE: (start, end), end 0 where it is one.
+    static PROGRAM: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    unsafe extern "C" fn first(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+        // SAFETY: a valid record with its own headers; the first one is the program's.
+        let layout = unsafe {
+            let info = &*info;
+            Layout::of(info.dlpi_addr, core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize))
+        };
+        PROGRAM.0.store(layout.start, Ordering::Relaxed);
+        PROGRAM.1.store(if layout.base == 0 { layout.end } else { 0 }, Ordering::Relaxed);
+        1
+    }
+    if PROGRAM.1.load(Ordering::Relaxed) == u64::MAX {
+        // SAFETY: the callback has the required signature.
+        unsafe { libc::dl_iterate_phdr(Some(first), core::ptr::null_mut()) };
+    }
+    let (start, end) = (PROGRAM.0.load(Ordering::Relaxed), PROGRAM.1.load(Ordering::Relaxed));
+    if !(start..end).contains(&bound) || layout.start == start {
+        return false;
+    }
+    // A program that defines the function (FFmpeg linked in and exported) is no detour.
+    let program = Layout::at(0, start);
+    !program.and_then(|layout| Dynamic::of(&layout)).is_some_and(|dynamic| dynamic.find(name) == Some(bound))
+}
+
+fn point_at_thunk(layout: &Layout, at: u64, kind: u32, bound: u64, api: usize, lazy: bool) {
+    // A module that came back to its old place finds its old entry. Where the slot's value may have been copied (a function pointer
+    // that outlives its module), an entry stays what it was.
     let used = (USED.load(Ordering::Relaxed) as usize).min(THUNKS);
-    let index = match ENTRIES[..used].iter().position(|entry| entry.slot.load(Ordering::Relaxed) == at) {
+    let serves = |entry: &Entry| {
+        let same = entry.api.load(Ordering::Relaxed) == api as u32 && entry.real.load(Ordering::Relaxed) == bound;
+        let only_called = kind == R_X86_64_JUMP_SLOT && entry.kind.load(Ordering::Relaxed) == R_X86_64_JUMP_SLOT;
+        entry.slot.load(Ordering::Relaxed) == at && (only_called || same && entry.kind.load(Ordering::Relaxed) == kind)
+    };
+    let index = match ENTRIES[..used].iter().position(serves) {
         Some(index) => index,
         None if used < THUNKS => {
             USED.store(used as u32 + 1, Ordering::Relaxed);
@@ -332,6 +379,7 @@ fn point_at_thunk(layout: &Layout, at: u64, bound: u64, api: usize, lazy: bool) 
     let entry = &ENTRIES[index];
     entry.slot.store(at, Ordering::Relaxed);
     entry.api.store(api as u32, Ordering::Relaxed);
+    entry.kind.store(kind, Ordering::Relaxed);
     entry.lazy.store(lazy, Ordering::Relaxed);
     entry.real.store(bound, Ordering::Release);
     if write(layout, at, bound, thunk(index)) {

@@ -10,6 +10,8 @@ use crate::say::{self, Cause};
 use crate::{settings, sys};
 
 const STACK_BYTES: usize = 64 << 10;
+/// The descriptor under which the analyzer finds its socket.
+const CONNECTION: i32 = 3;
 
 struct Plan {
     connection: i32,
@@ -57,25 +59,13 @@ fn start(path: &CStr) -> Result<i32, i32> {
     if unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()) } != 0 {
         return Err(sys::errno());
     }
-    let [ours, theirs] = pair;
-    let mut number = [0u8; 12];
-    let mut rest = theirs;
-    let mut at = number.len() - 1;
-    while at > 0 {
-        at -= 1;
-        number[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    let number = number[at..].as_ptr().cast();
+    let [ours, theirs] = pair.map(sys::above_standard);
     let mut plan = Plan {
         connection: theirs,
         // SAFETY: an empty set is all zero.
         mask: unsafe { core::mem::zeroed() },
         analyzer: path.as_ptr(),
-        arguments: [path.as_ptr(), c"serve".as_ptr(), c"--descriptor".as_ptr(), number, core::ptr::null()],
+        arguments: [path.as_ptr(), c"serve".as_ptr(), c"--descriptor".as_ptr(), c"3".as_ptr(), core::ptr::null()],
         environment: [core::ptr::null(); 10],
         stack: core::ptr::null_mut(),
         failed: AtomicI32::new(0),
@@ -88,12 +78,9 @@ fn start(path: &CStr) -> Result<i32, i32> {
         }
     }
     let result = run(&mut plan);
-    // SAFETY: our own descriptors.
-    unsafe {
-        libc::close(theirs);
-        if result.is_err() {
-            libc::close(ours);
-        }
+    sys::close(theirs);
+    if result.is_err() {
+        sys::close(ours);
     }
     result.map(|()| ours)
 }
@@ -157,14 +144,24 @@ extern "C" fn grandchild(plan: *mut c_void) -> c_int {
         let plan = &*plan.cast::<Plan>();
         // Not the terminal's Ctrl-C, and none of the host's descriptors: a port must not stay open because of us.
         libc::setsid();
-        libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        libc::fcntl(plan.connection, libc::F_SETFD, 0);
-        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        libc::dup2(plan.connection, CONNECTION);
+        if plan.connection == CONNECTION {
+            libc::fcntl(CONNECTION, libc::F_SETFD, 0);
+        }
+        if libc::syscall(libc::SYS_close_range, CONNECTION + 1, u32::MAX, 0) != 0 {
+            // Before Linux 5.9.
+            for fd in CONNECTION + 1..4096 {
+                sys::close(fd);
+            }
+        }
+        // Raw: this child shares the host's TLS, and a cancellation point would cancel the host's thread.
+        let null = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/dev/null".as_ptr(), libc::O_RDWR) as i32;
         if null >= 0 {
-            libc::dup2(null, 0);
-            libc::dup2(null, 1);
+            for fd in [0, 1].into_iter().filter(|&fd| fd != null) {
+                libc::dup2(null, fd);
+            }
             if null > 2 {
-                libc::close(null);
+                sys::close(null);
             }
         }
         let none: libc::sigset_t = core::mem::zeroed();

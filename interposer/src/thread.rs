@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use avleak_wire::layout::{MAX_RINGS, RingHeader};
 use avleak_wire::ring::Producer;
 
-use crate::unwind::Unwinding;
+use crate::unwind::{Unwinding, stack_left};
 use crate::{arena, control, segment, sys};
 
 global_asm!(
@@ -36,8 +36,8 @@ pub struct Slot {
     guard: UnsafeCell<u64>,
     /// The generation that `state` belongs to.
     generation: UnsafeCell<u32>,
-    /// Events that a guarded moment swallowed and no ring could count yet.
-    swallowed: UnsafeCell<u32>,
+    /// Not 0 while our code calls a function of the C library that allocates for itself.
+    quiet: UnsafeCell<u32>,
     state: UnsafeCell<*mut ThreadState>,
     reserved: u64,
 }
@@ -124,9 +124,24 @@ fn is_stale(slot: &Slot, guard: u64, sp: u64) -> bool {
     !on_alternate
 }
 
+/// Runs a call of ours that allocates and frees for itself: that is no event of the host's.
+pub fn quietly<R>(work: impl FnOnce() -> R) -> R {
+    let quiet = slot().quiet.get();
+    // SAFETY: this thread's own slot.
+    unsafe { quiet.write_volatile(1) };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { quiet.write_volatile(0) };
+    result
+}
+
 /// An event was lost because our code was interrupted.
 #[cold]
 pub fn count_swallowed() {
+    // SAFETY: this thread's own slot.
+    if unsafe { slot().quiet.get().read_volatile() } != 0 {
+        return;
+    }
     if let Some(segment) = segment::get() {
         segment.header().dropped_without_ring.fetch_add(1, Ordering::Relaxed);
     }
@@ -151,7 +166,8 @@ impl Guard {
         // SAFETY: this thread's own slot; the state was just taken for this thread alone.
         unsafe {
             self.slot.state.get().write(state);
-            self.slot.generation.get().write(generation);
+            // Without a ring the next call tries again.
+            self.slot.generation.get().write(if state.is_null() { 0 } else { generation });
             state.as_mut()
         }
     }
@@ -214,6 +230,21 @@ fn acquire() -> *mut ThreadState {
             return at;
         }
     }
+    if stack_left().is_some_and(|left| left < FOR_A_NEW_STATE) {
+        // Made on a small stack a state would use it up. A spare one, made by somebody else, was not to be had: events are dropped and
+        // counted, and the next call tries again.
+        return core::ptr::null_mut();
+    }
+    let state = make(segment);
+    // Whoever comes here found none: the next one, perhaps on a small stack, shall.
+    make_spare(segment);
+    state
+}
+
+/// What making a state may need of the stack.
+const FOR_A_NEW_STATE: u64 = 48 << 10;
+
+fn make(segment: &'static segment::Segment) -> *mut ThreadState {
     let index = USED.fetch_add(1, Ordering::AcqRel);
     if index >= segment.ring_slots() {
         USED.fetch_sub(1, Ordering::AcqRel);
@@ -222,6 +253,15 @@ fn acquire() -> *mut ThreadState {
     let at = fresh(segment, index);
     STATES[index as usize].store(at, Ordering::Release);
     at
+}
+
+/// One for a thread whose stack is too small to make its own.
+fn make_spare(segment: &'static segment::Segment) {
+    // SAFETY: just made and owned by this thread; given up at once.
+    if let Some(state) = unsafe { make(segment).as_ref() } {
+        // SAFETY: an initialised mutex that this thread holds.
+        unsafe { libc::pthread_mutex_unlock(state.lock.get().cast()) };
+    }
 }
 
 fn fresh(segment: &'static segment::Segment, index: u32) -> *mut ThreadState {

@@ -44,14 +44,27 @@ impl Registers {
 struct StackRange {
     start: u64,
     end: u64,
+    /// The thread's own stack: there as long as the thread. Any other (a coroutine's) can be unmapped, whole or in part, behind our back.
+    own: bool,
 }
 
 impl StackRange {
+    /// What of it lies above a stack pointer's red zone.
+    #[inline(always)]
+    fn above(&self, sp: u64) -> Self {
+        Self { start: sp.saturating_sub(128).max(self.start) & !7, ..*self }
+    }
+
     #[inline(always)]
     fn holds(&self, address: u64) -> bool {
         self.start <= address && address.wrapping_add(8) <= self.end && address & 7 == 0
     }
 }
+
+/// What unwinding itself may need of the stack, gimli's tables included (measured: 8.3 KiB).
+const NEEDED: u64 = 12 << 10;
+/// Reads this far above a frame's own stack pointer are as safe as the frame.
+const FRAME: u64 = 4096;
 
 const RANGES: usize = 6;
 const FLAG_CACHE: usize = 64;
@@ -62,6 +75,8 @@ pub struct Unwinding {
     frames: [StackFrame; DEPTH],
     ranges: [StackRange; RANGES],
     next_range: usize,
+    /// Lowest address of the thread's own stack; 0 where unknown (the main thread's grows).
+    low: u64,
     /// Looking up ranges is slow; a thread with ever-changing stacks does it only so often.
     lookups_left: u32,
     last_refill_ns: u64,
@@ -71,7 +86,7 @@ pub struct Unwinding {
     flag_generation: u64,
 }
 
-/// Bytes below the thread control block, or below the main thread's first frame, that certainly belong to the same stack.
+/// Bytes below the main thread's first frame that certainly belong to the same stack.
 const NEAR: u64 = 64 << 10;
 
 impl Unwinding {
@@ -82,6 +97,7 @@ impl Unwinding {
             frames: [StackFrame::default(); DEPTH],
             ranges: [StackRange::default(); RANGES],
             next_range: 0,
+            low: 0,
             lookups_left: 8,
             last_refill_ns: 0,
             no_tables: Tables::new(),
@@ -94,12 +110,24 @@ impl Unwinding {
     pub fn new_thread(&mut self) {
         self.ranges = [StackRange::default(); RANGES];
         self.lookups_left = 8;
+        self.low = 0;
+        if let Some(own) = own_stack() {
+            self.ranges[0] = own;
+            self.next_range = 1;
+            self.low = own.start;
+        }
     }
 
     /// The frames of a call, innermost first.
     pub fn capture(&mut self, segment: &Segment, start: Registers) -> &[StackFrame] {
         let mut registers = start;
         let mut depth = 0;
+        if registers.sp.wrapping_sub(self.low) < NEEDED {
+            // Almost at the end of a small stack: the caller is all that can be had without using it up.
+            segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
+            self.frames[0] = StackFrame { pc: registers.pc, module: 0 };
+            return &self.frames[..1];
+        }
         let mut current = self.range_of(registers.sp);
         loop {
             let module = modules::find(registers.pc.wrapping_sub(1));
@@ -138,9 +166,12 @@ impl Unwinding {
         let Some(address) = FrameAddress::from_return_address(at.pc) else { return Ok(None) };
         let mut registers = UnwindRegsX86_64::new(at.pc, at.sp, at.bp);
         let mut read = |address: u64| {
-            if range.holds(address) {
-                // SAFETY: aligned and inside this thread's stack, which is mapped from here up to its end.
+            if range.holds(address) && (range.own || address.wrapping_sub(at.sp) < FRAME) {
+                // SAFETY: aligned, and inside this thread's own stack, or on the frame in use.
                 Ok(unsafe { *(address as *const u64) })
+            } else if range.holds(address) {
+                let mut word = [0; 8];
+                if sys::read_self(address, &mut word) == 8 { Ok(u64::from_le_bytes(word)) } else { Err(()) }
             } else {
                 Err(())
             }
@@ -158,7 +189,7 @@ impl Unwinding {
     fn range_of(&mut self, sp: u64) -> StackRange {
         for range in &self.ranges {
             if range.start <= sp && sp < range.end {
-                return StackRange { start: sp.saturating_sub(128).max(range.start) & !7, end: range.end };
+                return range.above(sp);
             }
         }
         self.find_range(sp)
@@ -177,12 +208,12 @@ impl Unwinding {
             sys::keep_errno(|| mapping_of(sp))
         });
         // Where nothing is known: the rest of the page on which the caller's frame lies is mapped.
-        let range = found.unwrap_or(StackRange { start: sp & !4095, end: (sp & !4095) + 4096 });
+        let range = found.unwrap_or(StackRange { start: sp & !4095, end: (sp & !4095) + 4096, own: true });
         if found.is_some() {
             self.ranges[self.next_range] = range;
             self.next_range = (self.next_range + 1) % RANGES;
         }
-        StackRange { start: sp.saturating_sub(128).max(range.start) & !7, end: range.end }
+        range.above(sp)
     }
 
     /// The code at `address` belongs to FFmpeg or calls it directly: a free from there is worth its stack.
@@ -203,21 +234,45 @@ impl Unwinding {
     }
 }
 
-/// The stack around `sp` where it is plain: a pthread's ends with its control block, the main thread's with its first frame.
-fn near_range(sp: u64) -> Option<StackRange> {
-    let control_block: u64;
-    // SAFETY: fs:0 holds the thread pointer, x86-64 psABI.
+unsafe extern "C" {
+    fn pthread_getattr_np(thread: libc::pthread_t, attributes: *mut libc::pthread_attr_t) -> i32;
+}
+
+/// The stack of this thread where glibc made it: exact. `None` for the main thread, of which glibc would read /proc/self/maps by stdio.
+fn own_stack() -> Option<StackRange> {
+    // SAFETY: plain calls on values of ours. The attribute's own allocations pass through the guarded hooks.
     unsafe {
-        core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) control_block, options(pure, readonly, nostack));
-    }
-    let main_end = settings::main_stack_end();
-    for end in [control_block, main_end] {
-        if sp < end && end - sp < NEAR {
-            // Reads only go up from the present stack pointer, so that the lower end matters to nobody.
-            return Some(StackRange { start: end - NEAR, end });
+        if sys::tid() == libc::getpid() as u32 {
+            return None;
         }
+        let (mut start, mut bytes) = (core::ptr::null_mut(), 0);
+        let found = crate::thread::quietly(|| {
+            let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+            if pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+                return false;
+            }
+            let found = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut start, &raw mut bytes) == 0;
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            found
+        });
+        let here = (&raw const start) as u64;
+        let range = StackRange { start: start as u64, end: start as u64 + bytes as u64, own: true };
+        // On a coroutine's or signal's stack the thread's own is still the thread's own.
+        (found && (range.start..range.end).contains(&here)).then_some(range)
     }
-    None
+}
+
+/// Bytes left on this thread's own stack below the caller; `None` where that is unknown.
+pub fn stack_left() -> Option<u64> {
+    let here = 0u8;
+    own_stack().map(|own| ((&raw const here) as u64).saturating_sub(own.start))
+}
+
+/// The main thread's stack near its end.
+fn near_range(sp: u64) -> Option<StackRange> {
+    let end = settings::main_stack_end();
+    // Reads only go up from the present stack pointer, so that the lower end matters to nobody.
+    (sp < end && end - sp < NEAR).then_some(StackRange { start: end - NEAR, end, own: true })
 }
 
 /// Asks /proc/self/maps. No allocation, no stdio, no lock.
@@ -233,7 +288,7 @@ fn mapping_of(sp: u64) -> Option<StackRange> {
         if fd < 0 {
             return None;
         }
-        let mut buffer = [0u8; 4096];
+        let mut buffer = [0u8; 1024];
         let mut kept = 0;
         let mut found = None;
         'reading: loop {
@@ -248,7 +303,9 @@ fn mapping_of(sp: u64) -> Option<StackRange> {
                     && (start..end).contains(&sp)
                 {
                     if readable {
-                        found = Some(StackRange { start, end });
+                        // The main thread's stack grows downwards and never goes.
+                        let own = (start..end).contains(&(settings::main_stack_end().wrapping_sub(8)));
+                        found = Some(StackRange { start, end, own });
                     }
                     break 'reading;
                 }
