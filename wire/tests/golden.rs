@@ -129,6 +129,7 @@ fn kinds_of_events() {
     assert_eq!((KIND_ALLOC, KIND_FREE, KIND_FREE_BY_REALLOC), (1, 2, 3));
     assert_eq!((KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE), (16, 17, 18));
     assert_eq!((KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE), (19, 20));
+    assert_eq!(FREE_UNMAPS, 1);
 }
 
 /// Event number 0x1_0000_0002 of a ring, with a different byte in every place that counts.
