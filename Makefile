@@ -43,12 +43,17 @@ demo: ## Run a small streaming server that leaks frames under avleak, and show t
 
 .PHONY: test
 test: ## Set up, build, and run every test
-	@$(MAKE) --no-print-directory setup-tests build media
-	@cargo test --release --locked --workspace --no-fail-fast </dev/null 2>&1 | tee build/test.log; \
+	@$(MAKE) --no-print-directory setup-tests build media check-exports
+	@# Signals that a caller ignores (nohup, a background job) would be ignored by the programs under test too.
+	@env --default-signal cargo test --release --locked --workspace --no-fail-fast </dev/null 2>&1 | tee build/test.log; \
 	    status=$${PIPESTATUS[0]}; scripts/test-summary.sh build/test.log; exit $$status
 
 .PHONY: test-all
 test-all: lint test ## Lint, then run every test
+
+.PHONY: check-exports
+check-exports: ## Compare what libavleak.so exports with the table of hooks
+	@scripts/check-exports.sh $(TARGET)/release/libavleak.so
 
 .PHONY: lint
 lint: ## Check the formatting, and clippy without warnings

@@ -256,13 +256,19 @@ fn registers_hold_what_the_thread_held() {
         "go(); __asm__ volatile(\"movq %0, %%xmm3\\n movq %1, %%r12\\n movl $231, %%eax\\n xorl %%edi, %%edi\\n syscall\" \
          :: \"r\"(0x0000123456789abcUL), \"r\"(0x{MAGIC:x}UL) : \"memory\");"
     );
-    let mut target = Target::start("", &body);
-    let tracer = tracer();
-    tracer.seize(target.pid()).unwrap();
-    target.go();
-    let (_, threads) = ending(&tracer, &target);
-    assert!(threads[0].registers.contains(&("r12", MAGIC)));
-    assert!(threads[0].vector_words.contains(&0x1234_5678_9abc), "{:x?}", threads[0].vector_words);
+    let held = |body: &str| {
+        let mut target = Target::start("", body);
+        let tracer = tracer();
+        tracer.seize(target.pid()).unwrap();
+        target.go();
+        ending(&tracer, &target).1.remove(0)
+    };
+    let in_system_call = held(&body);
+    assert!(in_system_call.registers.contains(&("r12", MAGIC)));
+    assert!(in_system_call.vector_words.is_empty(), "across a call they hold nothing");
+    let in_user_code = held(&body.replace("syscall", "ud2"));
+    assert!(in_user_code.registers.contains(&("r12", MAGIC)));
+    assert!(in_user_code.vector_words.contains(&0x1234_5678_9abc), "{:x?}", in_user_code.vector_words);
 }
 
 #[test]

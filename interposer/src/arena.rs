@@ -74,7 +74,8 @@ pub fn map(bytes: u64, flags: i32, fd: i32) -> Option<*mut u8> {
 
 /// Gives back the end of the newest piece: of `taken` bytes at `at` only `used` are needed.
 pub fn shrink(at: *mut u8, taken: usize, used: usize) {
-    let _ = NEXT.compare_exchange(at as u64 + taken as u64, at as u64 + used as u64, Ordering::AcqRel, Ordering::Relaxed);
+    let _ =
+        NEXT.compare_exchange(at as u64 + taken as u64, at as u64 + used as u64, Ordering::AcqRel, Ordering::Relaxed);
 }
 
 /// The range: start and bytes.

@@ -91,7 +91,10 @@ fn arm_uncancelled(generation: u32, flags: u32) {
         Err((call, errno)) => {
             say::line(
                 Cause::Segment,
-                format_args!("cannot make the event segment: {call}: {}; this process is not watched (raise its memory or descriptor limit)", sys::errno_name(errno)),
+                format_args!(
+                    "cannot make the event segment: {call}: {}; this process is not watched (raise its memory or descriptor limit)",
+                    sys::errno_name(errno)
+                ),
             );
             control::disable();
             return;
@@ -141,14 +144,19 @@ fn report(answered: Result<(), register::Refusal>, whom: &str) -> bool {
         Err(register::Refusal::System(call, errno)) => {
             say::line(
                 Cause::Registration,
-                format_args!("cannot reach the analyzer at {whom}: {call}: {}; this process is not watched", sys::errno_name(errno)),
+                format_args!(
+                    "cannot reach the analyzer at {whom}: {call}: {}; this process is not watched",
+                    sys::errno_name(errno)
+                ),
             );
             false
         }
         Err(register::Refusal::Version) => {
             say::line(
                 Cause::Registration,
-                format_args!("the analyzer at {whom} speaks another version of the segment; use libavleak.so and avleak from one build; this process is not watched"),
+                format_args!(
+                    "the analyzer at {whom} speaks another version of the segment; use libavleak.so and avleak from one build; this process is not watched"
+                ),
             );
             false
         }

@@ -17,8 +17,13 @@ struct Page {
     rest: [u32; 1020],
 }
 
-static PAGE: Page =
-    Page { armed: AtomicU32::new(0), stage: AtomicU32::new(0), loaded_something: AtomicU32::new(0), loaded_for_lookup: AtomicU32::new(0), rest: [0; 1020] };
+static PAGE: Page = Page {
+    armed: AtomicU32::new(0),
+    stage: AtomicU32::new(0),
+    loaded_something: AtomicU32::new(0),
+    loaded_for_lookup: AtomicU32::new(0),
+    rest: [0; 1020],
+};
 
 const STAGE_DORMANT: u32 = 0;
 const STAGE_ARMING: u32 = 1;

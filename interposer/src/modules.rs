@@ -362,8 +362,15 @@ fn flags_of(located: &Located) -> u32 {
         flags |= wire::MODULE_LIBAVUTIL | wire::MODULE_FFMPEG;
     }
     const FFMPEG: [&[u8]; 9] = [
-        b"libavutil", b"libavcodec", b"libavformat", b"libavfilter", b"libavdevice", b"libswscale", b"libswresample",
-        b"libpostproc", b"libavresample",
+        b"libavutil",
+        b"libavcodec",
+        b"libavformat",
+        b"libavfilter",
+        b"libavdevice",
+        b"libswscale",
+        b"libswresample",
+        b"libpostproc",
+        b"libavresample",
     ];
     if FFMPEG.iter().any(|prefix| name.starts_with(prefix)) {
         flags |= wire::MODULE_FFMPEG;
@@ -485,7 +492,8 @@ pub fn is_libavutil(address: u64) -> bool {
     static OTHERS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
     static SINCE: AtomicU64 = AtomicU64::new(0);
     let pack = |start: u64, end: u64| (start >> 12) << 24 | ((end - start).div_ceil(4096)).min((1 << 24) - 1);
-    let generation = u64::from(LOADER_GENERATION.load(Ordering::Relaxed)) << 1 | u64::from(crate::control::load_pending());
+    let generation =
+        u64::from(LOADER_GENERATION.load(Ordering::Relaxed)) << 1 | u64::from(crate::control::load_pending());
     if SINCE.swap(generation, Ordering::Relaxed) != generation {
         for other in &OTHERS {
             other.store(0, Ordering::Relaxed);

@@ -3,9 +3,7 @@
 use core::mem::{MaybeUninit, zeroed};
 
 use avleak_wire::layout::{MAGIC, MAJOR, MINOR, SEGMENT_BYTES};
-use avleak_wire::registration::{
-    ANSWER_REFUSED, ANSWER_WRONG_VERSION, Answer, Hello,
-};
+use avleak_wire::registration::{ANSWER_REFUSED, ANSWER_WRONG_VERSION, Answer, Hello};
 
 use crate::{settings, sys};
 
@@ -50,9 +48,7 @@ pub fn connect(path: &[u8]) -> Result<i32, Refusal> {
             }
             let errno = sys::errno();
             // EAGAIN: the analyzer's backlog is full for the moment.
-            if errno != libc::EAGAIN && errno != libc::EINTR
-                || sys::clock_ns(libc::CLOCK_MONOTONIC) > deadline
-            {
+            if errno != libc::EAGAIN && errno != libc::EINTR || sys::clock_ns(libc::CLOCK_MONOTONIC) > deadline {
                 sys::close(fd);
                 return Err(Refusal::System("connect", errno));
             }
@@ -88,7 +84,14 @@ pub fn over(connection: i32, segment: i32) -> Result<(), Refusal> {
         let mut poll = libc::pollfd { fd: connection, events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, one timespec, a buffer of ours; raw calls are no cancellation points.
         let got = unsafe {
-            libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, &raw const wait, core::ptr::null::<libc::sigset_t>(), 0usize);
+            libc::syscall(
+                libc::SYS_ppoll,
+                &raw mut poll,
+                1,
+                &raw const wait,
+                core::ptr::null::<libc::sigset_t>(),
+                0usize,
+            );
             libc::syscall(
                 libc::SYS_recvfrom,
                 connection,

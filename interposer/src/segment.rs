@@ -37,7 +37,9 @@ pub fn create(generation_flags: u32, tsc: bool) -> Result<i32, Failure> {
         return Err(("mmap", sys::errno()));
     }
     // SAFETY: plain system calls; the results are checked.
-    let fd = unsafe { libc::syscall(libc::SYS_memfd_create, c"avleak".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;
+    let fd = unsafe {
+        libc::syscall(libc::SYS_memfd_create, c"avleak".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+    } as i32;
     if fd < 0 {
         return Err(("memfd_create", sys::errno()));
     }

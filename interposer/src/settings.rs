@@ -176,7 +176,11 @@ pub fn read_options() {
             ),
             Problem::BadValue(key, value) => say::line(
                 Cause::Options,
-                format_args!("AVLEAK_OPTIONS: bad value '{value}' for {} ignored; valid: {}", key.key, Valid(key.values)),
+                format_args!(
+                    "AVLEAK_OPTIONS: bad value '{value}' for {} ignored; valid: {}",
+                    key.key,
+                    Valid(key.values)
+                ),
             ),
         },
     );

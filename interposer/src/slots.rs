@@ -120,8 +120,9 @@ unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u6
         }
     }
     // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
-    let result =
-        unsafe { core::mem::transmute::<*const c_void, extern "C" fn(u64, u64) -> u64>(real as *const c_void)(first, second) };
+    let result = unsafe {
+        core::mem::transmute::<*const c_void, extern "C" fn(u64, u64) -> u64>(real as *const c_void)(first, second)
+    };
     if generation != 0 && matches!(api, FRAME_ALLOC | FRAME_CLONE | PACKET_ALLOC) && control::armed() == generation {
         let kind = if api == PACKET_ALLOC { KIND_API_PACKET_ALLOC } else { KIND_API_FRAME_ALLOC };
         recorder::called(generation, caller, api, (result != 0).then_some((kind, result, 0)));
@@ -211,13 +212,9 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *
     {
         return 0;
     }
-    let key = name
-        .to_bytes()
-        .iter()
-        .fold(layout.start ^ layout.dynamic.rotate_left(32), |key, &byte| {
-            (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
-        | 2;
+    let key = name.to_bytes().iter().fold(layout.start ^ layout.dynamic.rotate_left(32), |key, &byte| {
+        (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    }) | 2;
     let at = key as usize >> 4;
     let mut free = None;
     for step in 0..64 {
@@ -266,10 +263,8 @@ fn patch(layout: &Layout) -> Found {
     let (mut slots, mut unready) = (false, false);
     let take = |slot: crate::elf::Slot| {
         let name = slot.name.to_bytes();
-        let api = name
-            .starts_with(b"av_")
-            .then(|| wire::API_NAMES.iter().position(|api| api.as_bytes() == name))
-            .flatten();
+        let api =
+            name.starts_with(b"av_").then(|| wire::API_NAMES.iter().position(|api| api.as_bytes() == name)).flatten();
         if let Some(api) = api {
             slots = true;
             // SAFETY: a slot of a mapped module.

@@ -36,7 +36,10 @@ pub fn analyzer() -> Option<i32> {
     let shown = path.to_str().unwrap_or("AVLEAK_ANALYZER");
     // SAFETY: a NUL-terminated path.
     if unsafe { libc::access(path.as_ptr(), libc::X_OK) } != 0 {
-        return say(format_args!("cannot run the analyzer {shown}: {}; set AVLEAK_ANALYZER", sys::errno_name(sys::errno())));
+        return say(format_args!(
+            "cannot run the analyzer {shown}: {}; set AVLEAK_ANALYZER",
+            sys::errno_name(sys::errno())
+        ));
     }
     let mut subreaper: c_int = 0;
     // SAFETY: the kernel writes one int.
@@ -47,10 +50,8 @@ pub fn analyzer() -> Option<i32> {
             "a process that adopts orphans (PID 1, or a subreaper) would see the analyzer as its child; start it as `avleak run -- CMD`"
         ));
     }
-    start(path).map_or_else(
-        |errno| say(format_args!("cannot start the analyzer {shown}: {}", sys::errno_name(errno))),
-        Some,
-    )
+    start(path)
+        .map_or_else(|errno| say(format_args!("cannot start the analyzer {shown}: {}", sys::errno_name(errno))), Some)
 }
 
 fn start(path: &CStr) -> Result<i32, i32> {

@@ -147,7 +147,15 @@ pub fn read_self(address: u64, into: &mut [u8]) -> usize {
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
     // SAFETY: the local range is `into`; the remote one is only named, the kernel checks it.
     let got = unsafe {
-        libc::syscall(libc::SYS_process_vm_readv, libc::getpid(), &raw const local, 1usize, &raw const remote, 1usize, 0usize)
+        libc::syscall(
+            libc::SYS_process_vm_readv,
+            libc::getpid(),
+            &raw const local,
+            1usize,
+            &raw const remote,
+            1usize,
+            0usize,
+        )
     };
     if got < 0 && matches!(errno(), libc::EPERM | libc::ENOSYS) && address > 4096 {
         // SAFETY: see above.
@@ -163,7 +171,15 @@ pub fn write_self(address: u64, word: u64) -> Result<(), i32> {
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: 8 };
     // SAFETY: reads `word`; the remote range is checked by the kernel against the page's protection.
     let done = unsafe {
-        libc::syscall(libc::SYS_process_vm_writev, libc::getpid(), &raw const local, 1usize, &raw const remote, 1usize, 0usize)
+        libc::syscall(
+            libc::SYS_process_vm_writev,
+            libc::getpid(),
+            &raw const local,
+            1usize,
+            &raw const remote,
+            1usize,
+            0usize,
+        )
     };
     if done == 8 { Ok(()) } else { Err(errno()) }
 }

@@ -124,15 +124,14 @@ impl Unwinding {
         let mut depth = 0;
         if registers.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
-            segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
+            segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);
             self.frames[0] = StackFrame { pc: registers.pc, module: 0 };
             return &self.frames[..1];
         }
         let mut current = self.range_of(registers.sp);
         loop {
             let module = modules::find(registers.pc.wrapping_sub(1));
-            self.frames[depth] =
-                StackFrame { pc: registers.pc, module: module.map_or(0, |module| module.index + 1) };
+            self.frames[depth] = StackFrame { pc: registers.pc, module: module.map_or(0, |module| module.index + 1) };
             depth += 1;
             if depth == DEPTH {
                 segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);

@@ -78,7 +78,8 @@ impl EventCell {
             size: self.0[2].load(Ordering::Relaxed),
             stack: last as u32,
         };
-        let known = matches!(event.kind, KIND_ALLOC..=KIND_FREE_BY_REALLOC | KIND_API_FRAME_ALLOC..=KIND_API_PACKET_FREE);
+        let known =
+            matches!(event.kind, KIND_ALLOC..=KIND_FREE_BY_REALLOC | KIND_API_FRAME_ALLOC..=KIND_API_PACKET_FREE);
         (known && (last >> 32) as u32 == index.wrapping_add(1) as u32).then_some(event)
     }
 }

@@ -100,8 +100,8 @@ pub struct Header {
     pub unwind_failures: AtomicU64,
     /// Producer: threads that recorded something.
     pub threads_seen: AtomicU64,
-    /// Producer: 1 when the interposer disabled itself after arming.
-    pub disabled: AtomicU32,
+    /// Producer: stacks of which only the caller is known, because the thread's stack had no room to unwind.
+    pub stacks_without_room: AtomicU32,
     /// Producer: with `verify`, stacks unwound twice (framehop, then the `backtrace` crate).
     pub verified_stacks: AtomicU32,
     /// Producer: with `verify`, those that differed.
@@ -202,5 +202,5 @@ const _: () = assert!(size_of::<StackNode>() == 16, "the reader indexes nodes by
 const _: () = assert!(size_of::<Header>() <= PAGE as usize);
 const _: () = assert!(size_of::<RingHeader>() <= PAGE as usize);
 const _: () = assert!(core::mem::offset_of!(RingHeader, tail) % 64 == 0, "producer and consumer words share no line");
-const _: () = assert!(NODES_OFFSET % PAGE == 0 && RINGS_OFFSET % PAGE == 0 && RING_STRIDE % PAGE == 0);
+const _: () = assert!(NODES_OFFSET.is_multiple_of(PAGE) && RINGS_OFFSET.is_multiple_of(PAGE) && RING_STRIDE.is_multiple_of(PAGE));
 const _: () = assert!(RING_EVENTS.is_power_of_two());

@@ -24,7 +24,11 @@ pub enum Values {
 
 /// Every valid key.
 pub const KEYS: [OptionKey; 6] = [
-    OptionKey { key: "report_dir", values: Values::Path, help: "folder for avleak.PID.json (bare LD_PRELOAD); default: the working folder" },
+    OptionKey {
+        key: "report_dir",
+        values: Values::Path,
+        help: "folder for avleak.PID.json (bare LD_PRELOAD); default: the working folder",
+    },
     OptionKey {
         key: "level",
         values: Values::Words(&["normal", "strict", "draconian"]),

@@ -115,7 +115,14 @@ mod tests {
 
     #[test]
     fn messages_survive_the_socket() {
-        let hello = Hello { magic: crate::layout::MAGIC, major: 3, minor: 9, pid: 0xdead_beef, segment_bytes: 1 << 40, reserved: 0 };
+        let hello = Hello {
+            magic: crate::layout::MAGIC,
+            major: 3,
+            minor: 9,
+            pid: 0xdead_beef,
+            segment_bytes: 1 << 40,
+            reserved: 0,
+        };
         assert_eq!(Hello::decode(&hello.encode()), hello);
         let answer = Answer { magic: crate::layout::MAGIC, status: ANSWER_TRACED, reserved: 0 };
         assert_eq!(Answer::decode(&answer.encode()), answer);

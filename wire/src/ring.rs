@@ -192,7 +192,13 @@ mod tests {
     }
 
     fn event(stamp: u64) -> Event {
-        Event { stamp, address: stamp * 16, kind: if stamp % 2 == 0 { KIND_ALLOC } else { KIND_FREE }, size: 8, stack: 3 }
+        Event {
+            stamp,
+            address: stamp * 16,
+            kind: if stamp % 2 == 0 { KIND_ALLOC } else { KIND_FREE },
+            size: 8,
+            stack: 3,
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn the_header() {
         slots_refused 128,
         unwind_failures 136,
         threads_seen 144,
-        disabled 152,
+        stacks_without_room 152,
         verified_stacks 156,
         verify_differences 160,
         ring_slots 164,

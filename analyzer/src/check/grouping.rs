@@ -257,9 +257,10 @@ impl Maker<'_> {
         buffers.dedup();
         let pinned_bytes = buffers.iter().map(|&buffer| self.graph.buffers[buffer as usize].bytes).sum();
         let exclusive = !buffers.is_empty()
-            && buffers.iter().flat_map(|&buffer| &self.graph.buffers[buffer as usize].refs).all(|&at| {
-                pins(class_of(self.reachability, at), members.class)
-            });
+            && buffers
+                .iter()
+                .flat_map(|&buffer| &self.graph.buffers[buffer as usize].refs)
+                .all(|&at| pins(class_of(self.reachability, at), members.class));
         let ages = members.blocks.iter().map(|&index| {
             let stamp = self.blocks[index as usize].stamp;
             self.stacks.drained().clock.seconds(self.stacks.drained().now.saturating_sub(stamp))
@@ -286,7 +287,11 @@ impl Maker<'_> {
             pts_last: facts.pts_last,
             age_min_s: if age_min_s.is_finite() { age_min_s } else { 0.0 },
             age_max_s,
-            rate_per_minute: if self.duration_s > 0.0 { counted.max(count as f64) * 60.0 / self.duration_s } else { 0.0 },
+            rate_per_minute: if self.duration_s > 0.0 {
+                counted.max(count as f64) * 60.0 / self.duration_s
+            } else {
+                0.0
+            },
             rate_per_1000_frames: if self.frames_allocated > 0 {
                 count as f64 * 1000.0 / self.frames_allocated as f64
             } else {
@@ -352,7 +357,12 @@ impl Maker<'_> {
         for (at, step) in steps.iter().enumerate() {
             if at >= head && at < head + cut {
                 if at == head {
-                    held.push(Holder { what: format!("… {cut} more blocks …"), offset: 0, interior: false, stack: Vec::new() });
+                    held.push(Holder {
+                        what: format!("… {cut} more blocks …"),
+                        offset: 0,
+                        interior: false,
+                        stack: Vec::new(),
+                    });
                 }
                 continue;
             }
@@ -363,13 +373,22 @@ impl Maker<'_> {
     }
 
     fn holder(&mut self, step: &Step) -> Holder {
-        let label = |number: u32| self.labels.get(number as usize).map_or_else(|| "a root".to_string(), |label| label.0.clone());
+        let label = |number: u32| {
+            self.labels.get(number as usize).map_or_else(|| "a root".to_string(), |label| label.0.clone())
+        };
         match step.source {
-            Source::Register { label: number } => Holder { what: label(number), offset: 0, interior: step.interior, stack: Vec::new() },
-            Source::Decree { label: number } => Holder { what: label(number), offset: 0, interior: step.interior, stack: Vec::new() },
-            Source::Root { label: number, address } => {
-                Holder { what: format!("{} at {address:#x}", label(number)), offset: 0, interior: step.interior, stack: Vec::new() }
+            Source::Register { label: number } => {
+                Holder { what: label(number), offset: 0, interior: step.interior, stack: Vec::new() }
             }
+            Source::Decree { label: number } => {
+                Holder { what: label(number), offset: 0, interior: step.interior, stack: Vec::new() }
+            }
+            Source::Root { label: number, address } => Holder {
+                what: format!("{} at {address:#x}", label(number)),
+                offset: 0,
+                interior: step.interior,
+                stack: Vec::new(),
+            },
             Source::Block { block, offset } => {
                 let holder = self.blocks[block as usize];
                 let what = if holder.kind.is_object() {

@@ -18,9 +18,7 @@ use crate::graph::{Graph, formats};
 use crate::kind::ObjectKind;
 use crate::live::LiveBlock;
 use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
-use crate::report::model::{
-    Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target,
-};
+use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target};
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
 use crate::target::maps::{self, Mapping};
@@ -275,7 +273,9 @@ fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, 
                 let ranges: Vec<TargetRange> = maps
                     .iter()
                     .filter(|mapping| {
-                        mapping.is_scannable() && !mapping.executable && mapping.range.start >= module.range.start
+                        mapping.is_scannable()
+                            && !mapping.executable
+                            && mapping.range.start >= module.range.start
                             && mapping.range.end <= module.range.end.next_multiple_of(wire::PAGE)
                     })
                     .map(|mapping| mapping.range)
@@ -353,8 +353,14 @@ fn completeness(drained: &Drained, memory: MemoryMeans, unreadable_bytes: u64, m
         }
     };
     note(header.nodes_exhausted.load(Ordering::Relaxed), "stacks were not stored: the table of stack nodes is full");
-    note(header.modules_exhausted.load(Ordering::Relaxed), "addresses lie in modules that were not recorded: the table is full");
-    note(header.slots_refused.load(Ordering::Relaxed), "call slots could not be patched: calls through them are not counted");
+    note(
+        header.modules_exhausted.load(Ordering::Relaxed),
+        "addresses lie in modules that were not recorded: the table is full",
+    );
+    note(
+        header.slots_refused.load(Ordering::Relaxed),
+        "call slots could not be patched: calls through them are not counted",
+    );
     let verified = u64::from(header.verified_stacks.load(Ordering::Relaxed));
     if verified > 0 {
         notes.push(format!(
@@ -376,6 +382,7 @@ fn completeness(drained: &Drained, memory: MemoryMeans, unreadable_bytes: u64, m
             .stacks_truncated
             .load(Ordering::Relaxed)
             .saturating_add(header.unwind_failures.load(Ordering::Relaxed)),
+        untyped_stacks: u64::from(header.stacks_without_room.load(Ordering::Relaxed)),
         disagreements,
         notes,
     }

@@ -72,7 +72,8 @@ pub fn find(
         for &(register, value) in &thread.registers {
             // These two hold nothing but where the thread is.
             if register != "rsp" && register != "rip" {
-                registers.push(Register { value, label: label(format!("register {register} of thread {}", thread.tid)) });
+                registers
+                    .push(Register { value, label: label(format!("register {register} of thread {}", thread.tid)) });
             }
         }
         if !thread.vector_words.is_empty() {
@@ -84,9 +85,15 @@ pub fn find(
             stacks.push(StackRange { low, sp: thread.stack_pointer, high, label: number });
         }
     }
-    let roots =
-        RootSources { writable: &writable, never: &never, stacks: &stacks, blocks, returned: &drained.live.returned, before }
-            .collect();
+    let roots = RootSources {
+        writable: &writable,
+        never: &never,
+        stacks: &stacks,
+        blocks,
+        returned: &drained.live.returned,
+        before,
+    }
+    .collect();
     Found { roots, registers, labels, loader_label }
 }
 

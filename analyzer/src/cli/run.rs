@@ -13,9 +13,9 @@ use crossbeam_channel::{never, select, unbounded};
 use super::preflight::{self, Preflight};
 use super::supervise::{Supervisor, SupervisorEvent};
 use super::watch::Watch;
+use crate::render::json;
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
-use crate::render::json;
 use crate::report::model::{Ended, Level, RunReport};
 use crate::report::verdict::{self, EXIT_AVLEAK};
 use crate::session::server;
@@ -47,7 +47,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: ColorChoice,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
@@ -188,7 +188,10 @@ fn follow(
             && !watch.running().is_empty()
         {
             told = true;
-            say(&format!("waiting for {}, which outlived the command (Ctrl-C ends the wait)", watch.running().join(", ")));
+            say(&format!(
+                "waiting for {}, which outlived the command (Ctrl-C ends the wait)",
+                watch.running().join(", ")
+            ));
         }
         if supervised.is_none()
             && let Ok(SupervisorEvent::Interrupted { .. }) = supervisor.events().try_recv()
@@ -269,7 +272,8 @@ fn library() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("cannot find avleak's own path: {error}"))?;
     let folder = own.parent().unwrap_or(Path::new("/"));
     let candidates = ["libavleak.so", "../lib/libavleak.so", "../lib/avleak/libavleak.so"];
-    candidates.iter().find_map(|name| std::fs::canonicalize(folder.join(name)).ok()).ok_or_else(|| {
-        format!("libavleak.so is neither beside {} nor in ../lib: set AVLEAK_LIB to it", own.display())
-    })
+    candidates
+        .iter()
+        .find_map(|name| std::fs::canonicalize(folder.join(name)).ok())
+        .ok_or_else(|| format!("libavleak.so is neither beside {} nor in ../lib: set AVLEAK_LIB to it", own.display()))
 }

@@ -45,8 +45,7 @@ impl Options {
     }
 
     fn parse(text: &str) -> Self {
-        let mut options =
-            Self { report_dir: PathBuf::from("."), level: Level::Normal, quiet: false, ptrace: true };
+        let mut options = Self { report_dir: PathBuf::from("."), level: Level::Normal, quiet: false, ptrace: true };
         let take = |key: &'static str, value: &str| match key {
             "report_dir" => options.report_dir = PathBuf::from(value),
             "level" => {
@@ -71,7 +70,10 @@ impl Options {
 pub fn run(args: &ServeArgs) -> i32 {
     let options = Options::from_environment();
     if args.descriptor < 3 || rustix::io::fcntl_getfd(borrow(args.descriptor)).is_err() {
-        say(&format!("descriptor {} is no open socket: libavleak.so starts this command, not a person", args.descriptor));
+        say(&format!(
+            "descriptor {} is no open socket: libavleak.so starts this command, not a person",
+            args.descriptor
+        ));
         return EXIT_AVLEAK;
     }
     // SAFETY: an open descriptor that libavleak.so gave to this process and that nothing else here owns.
@@ -88,9 +90,13 @@ pub fn run(args: &ServeArgs) -> i32 {
     let mut watch = Watch::new(options.level, true, tracer.clone());
     let (sender, server_events) = unbounded();
     let trace = watch.trace(why_not);
-    if std::thread::Builder::new().name("avleak-server".into()).spawn(move || {
-        let _ = sender.send(server::receive(connection, &trace));
-    }).is_err() {
+    if std::thread::Builder::new()
+        .name("avleak-server".into())
+        .spawn(move || {
+            let _ = sender.send(server::receive(connection, &trace));
+        })
+        .is_err()
+    {
         say("cannot start a thread");
         return EXIT_AVLEAK;
     }

@@ -136,11 +136,14 @@ impl Watch {
         let pid = match event {
             TracerEvent::Ending { pid, .. } | TracerEvent::Exec { pid } | TracerEvent::Gone { pid, .. } => pid,
             TracerEvent::Expired { pid } => {
-                self.refusals.push(format!("pid {pid} was held for the longest allowed time and let go before its check was done"));
+                self.refusals.push(format!(
+                    "pid {pid} was held for the longest allowed time and let go before its check was done"
+                ));
                 return;
             }
             TracerEvent::Lost => {
-                self.refusals.push("the tracer process is gone: processes that end from now on are not classified".into());
+                self.refusals
+                    .push("the tracer process is gone: processes that end from now on are not classified".into());
                 return;
             }
         };
@@ -218,7 +221,8 @@ impl Watch {
     }
 }
 
-const EXECED: &str = "the process replaced itself by another program (execve): what was alive in the old one is unclassified";
+const EXECED: &str =
+    "the process replaced itself by another program (execve): what was alive in the old one is unclassified";
 
 fn title(session: &Session) -> String {
     let name = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
@@ -312,6 +316,7 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
             unreadable_bytes: 0,
             corrupt_rings: 0,
             incomplete_stacks: 0,
+            untyped_stacks: 0,
             disagreements: Vec::new(),
             notes: vec![format!("the drain failed: {panic}")],
         },

@@ -47,7 +47,8 @@ pub fn pixel_formats(memory: &dyn Memory, ranges: &[TargetRange]) -> PixelFormat
     let is = |address: u64, text: &str| {
         memory.c_string(address, text.len() + 1).is_some_and(|found| found == text.as_bytes())
     };
-    let names: Vec<u64> = parts.iter().flat_map(|(start, bytes)| occurrences(bytes, b"yuv420p\0").map(move |at| start + at)).collect();
+    let names: Vec<u64> =
+        parts.iter().flat_map(|(start, bytes)| occurrences(bytes, b"yuv420p\0").map(move |at| start + at)).collect();
     for (start, bytes) in &parts {
         for (index, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
             let word = u64::from_le_bytes(*word);
@@ -77,9 +78,9 @@ fn read_table(memory: &dyn Memory, table: u64, stride: u64) -> PixelFormats {
             formats.push(None);
             continue;
         }
-        let name = memory.c_string(name, 32).filter(|name| {
-            !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
-        });
+        let name = memory
+            .c_string(name, 32)
+            .filter(|name| !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_'));
         let Some(name) = name else { break };
         formats.push(Some(Format {
             name: String::from_utf8_lossy(&name).into_owned(),

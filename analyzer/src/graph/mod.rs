@@ -86,9 +86,7 @@ impl Graph {
             }
             let wanted = (block.size as usize).min(SEARCHED_BYTES);
             let got = memory.read(block.address, &mut bytes[..wanted]) & !7;
-            let words = || {
-                bytes[..got].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
-            };
+            let words = || bytes[..got].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
             let refs: Vec<u32> = words()
                 .filter_map(|word| find_start(blocks, word))
                 .filter(|&at| blocks[at as usize].kind == ObjectKind::BufferRef)
@@ -144,7 +142,8 @@ impl Graph {
         bytes: &[u8],
         format_of: &dyn Fn(&LiveBlock, i32) -> Option<Format>,
     ) {
-        let int = |at: usize| word_at(bytes, at & !7).to_le_bytes()[at & 4..][..4].try_into().map_or(0, i32::from_le_bytes);
+        let int =
+            |at: usize| word_at(bytes, at & !7).to_le_bytes()[at & 4..][..4].try_into().map_or(0, i32::from_le_bytes);
         let pts = word_at(bytes, 136) as i64;
         let facts = FrameFacts {
             width: int(104),
@@ -238,7 +237,8 @@ mod tests {
         memory.insert_words(0x2100, &[0x3000, 0x10040, 4900]);
         memory.insert_words(0x3000, &[0x10040, 4900, 2, 0, 0, 0]);
         let hardware = std::cell::Cell::new(false);
-        let read = || Graph::read(&blocks, &memory, &|_, _| Some(Format { name: "yuv420p".into(), hardware: hardware.get() }));
+        let read =
+            || Graph::read(&blocks, &memory, &|_, _| Some(Format { name: "yuv420p".into(), hardware: hardware.get() }));
         let graph = read();
         let facts = graph.frames[&0];
         assert_eq!((facts.width, facts.height, facts.format, facts.pts), (64, 48, 0, Some(77)));

@@ -67,9 +67,7 @@ impl History {
     /// allocation is kept for it.
     pub fn free_of(&mut self, address: u64, made: u64, stack: u32, tombstone: Option<Point>) -> Option<Point> {
         let lives = self.lives.entry(address).or_default();
-        let kept = (0..lives.frees.len())
-            .filter(|&at| lives.frees[at].0 > made)
-            .min_by_key(|&at| lives.frees[at].0);
+        let kept = (0..lives.frees.len()).filter(|&at| lives.frees[at].0 > made).min_by_key(|&at| lives.frees[at].0);
         let found = match (kept, tombstone) {
             (Some(at), Some(tombstone)) if tombstone.0 < lives.frees[at].0 => Some(tombstone),
             (Some(at), _) => Some(lives.frees.swap_remove(at)),

@@ -9,8 +9,8 @@ mod sites;
 use std::collections::VecDeque;
 
 use avleak_wire::event::{
-    Event, FREE_UNMAPS, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE, KIND_API_PACKET_ALLOC,
-    KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
+    Event, FREE_UNMAPS, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE,
+    KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
 };
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
@@ -173,7 +173,9 @@ impl LiveSet {
                         self.count_gone(kind);
                         if kind.is_object() {
                             let tombstone = (old.state == State::Freed).then_some((old.stamp, old.stack));
-                            if let Some((freed, stack)) = self.history.free_of(event.address, event.stamp, event.stack, tombstone) {
+                            if let Some((freed, stack)) =
+                                self.history.free_of(event.address, event.stamp, event.stack, tombstone)
+                            {
                                 self.sites.died(event.stack, stack, freed - event.stamp);
                             }
                         }
@@ -200,8 +202,13 @@ impl LiveSet {
 
     fn freed(&mut self, event: Event, by_realloc: bool) {
         self.counts.frees += 1;
-        let tombstone =
-            Entry { stamp: event.stamp, size: event.size, stack: event.stack, kind: ObjectKind::Plain, state: State::Freed };
+        let tombstone = Entry {
+            stamp: event.stamp,
+            size: event.size,
+            stack: event.stack,
+            kind: ObjectKind::Plain,
+            state: State::Freed,
+        };
         match self.entries.entry(event.address) {
             hashbrown::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(tombstone);
@@ -211,8 +218,7 @@ impl LiveSet {
                 if old.stamp >= event.stamp {
                     // A later life of the address is known already: whose end is this?
                     if old.stamp > event.stamp
-                        && let Some((made, stack)) =
-                            self.history.allocation_of(event.address, event.stamp, event.stack)
+                        && let Some((made, stack)) = self.history.allocation_of(event.address, event.stamp, event.stack)
                         && !by_realloc
                     {
                         self.sites.died(stack, event.stack, event.stamp - made);

@@ -71,7 +71,9 @@ fn a_call_that_malloc_did_not_see_is_a_block_and_a_disagreement() {
     let mut set = set(&[made]);
     assert_eq!(set.counts.frames_by_call_only, 1);
     assert!(set.blocks()[0].by_call_only);
-    set.apply(Event { stamp: 9, address: 4096, kind: KIND_API_FRAME_FREE, size: 0, stack: 4 }, |_, _| ObjectKind::Plain);
+    set.apply(Event { stamp: 9, address: 4096, kind: KIND_API_FRAME_FREE, size: 0, stack: 4 }, |_, _| {
+        ObjectKind::Plain
+    });
     assert!(set.is_empty());
     // And one that malloc saw is none.
     set.apply(alloc(20, 8192, 400), |_, _| ObjectKind::Frame);
@@ -94,7 +96,8 @@ fn two_rings_drained_in_any_order_pair_each_death_with_its_birth() {
             .copied()
             .collect();
         let mut set = set(&events);
-        let (count, median) = set.sites.all().map(|(_, _, site)| (site.count, site.median())).next().unwrap_or_default();
+        let (count, median) =
+            set.sites.all().map(|(_, _, site)| (site.count, site.median())).next().unwrap_or_default();
         assert!(set.is_empty(), "{events:?}");
         assert_eq!(count, 3, "{events:?}");
         assert_eq!(median, 13, "{events:?}");

@@ -170,7 +170,14 @@ mod tests {
         returned: &ReturnedMap,
     ) -> Vec<(u64, u64, u32)> {
         let writable: Vec<_> = writable.iter().zip(1..).map(|(&range, label)| WritableRange { range, label }).collect();
-        let sources = RootSources { writable: &writable, never, stacks, blocks, returned, before: &[TargetRange { start: 0, end: u64::MAX }] };
+        let sources = RootSources {
+            writable: &writable,
+            never,
+            stacks,
+            blocks,
+            returned,
+            before: &[TargetRange { start: 0, end: u64::MAX }],
+        };
         sources.collect().iter().map(|r| (r.start, r.end, r.label)).collect()
     }
 

@@ -323,6 +323,9 @@ pub struct Completeness {
     /// Stacks cut at the depth limit or ended early.
     #[serde(default)]
     pub incomplete_stacks: u64,
+    /// Allocations and frees of which only the caller is known: made on stacks too small to unwind them, they have no type.
+    #[serde(default)]
+    pub untyped_stacks: u64,
     /// Where the second witness and the malloc view disagree, and by how many objects.
     #[serde(default)]
     pub disagreements: Vec<String>,

@@ -44,6 +44,7 @@ pub(crate) fn complete() -> Completeness {
         unreadable_bytes: 0,
         corrupt_rings: 0,
         incomplete_stacks: 0,
+        untyped_stacks: 0,
         disagreements: vec![],
         notes: vec![],
     }
@@ -354,6 +355,7 @@ pub(crate) fn full() -> Report {
         unreadable_bytes: 8192,
         corrupt_rings: 1,
         incomplete_stacks: 14,
+        untyped_stacks: 0,
         disagreements: vec!["2 frames were freed that were never seen".to_string()],
         notes: vec!["no line numbers for libavcodec.so.59: install libavcodec59-dbgsym".to_string()],
     };

@@ -75,6 +75,12 @@ pub fn blind_spots(observed: &Observed, completeness: &Completeness) -> Vec<Blin
             "the analyzer could not keep up: give it a free CPU, or run fewer processes at once",
         );
     }
+    if completeness.untyped_stacks > 0 {
+        add(
+            format!("{} could not be unwound", counted(completeness.untyped_stacks, "stack")),
+            "threads of the program have very small stacks: give them 32 KiB more (pthread_attr_setstacksize, ulimit -s)",
+        );
+    }
     if completeness.corrupt_rings > 0 {
         let were = if completeness.corrupt_rings == 1 { "was" } else { "were" };
         add(

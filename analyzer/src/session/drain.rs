@@ -110,7 +110,11 @@ impl Drain {
         sleeping.store(0, Ordering::SeqCst);
         let _ = rustix::thread::futex::wake(sleeping, rustix::thread::futex::Flags::empty(), u32::MAX >> 1);
         self.worker.join().map_err(|panic| {
-            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+            panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+                .unwrap_or_default()
         })
     }
 }

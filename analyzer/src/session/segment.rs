@@ -63,7 +63,10 @@ impl Segment {
         }
         let length = rustix::fs::fstat(descriptor.as_fd()).map_err(system("stat"))?.st_size as u64;
         if length < wire::SEGMENT_BYTES {
-            return Err(SegmentError::NotASegment(format!("{length} bytes, at least {} expected", wire::SEGMENT_BYTES)));
+            return Err(SegmentError::NotASegment(format!(
+                "{length} bytes, at least {} expected",
+                wire::SEGMENT_BYTES
+            )));
         }
         let file = File::from(descriptor);
         let map = MmapOptions::new()

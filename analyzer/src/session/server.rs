@@ -15,8 +15,8 @@ use crossbeam_channel::Sender;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::drain::Drain;
-use crate::address::TargetRange;
 use super::segment::{Segment, SegmentError};
+use crate::address::TargetRange;
 
 /// How long a process may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
@@ -157,7 +157,8 @@ fn hello(connection: &UnixStream) -> Option<(Hello, OwnedFd)> {
     let mut bytes = [0; Hello::BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let received =
+        recvmsg(connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
     let mut descriptors = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
