@@ -247,11 +247,11 @@ impl Dynamic {
         }
         let bucket_at = self.gnu_hash + 16 + u64::from(bloom) * 8;
         let chain_at = bucket_at + u64::from(buckets) * 4;
-        let mut index = read::<u32>(bucket_at + u64::from(hash % buckets) * 4)?;
-        if index < first {
+        let start = read::<u32>(bucket_at + u64::from(hash % buckets) * 4)?;
+        if start < first {
             return None;
         }
-        for _ in 0..LONGEST_CHAIN {
+        for index in (start..=u32::MAX).take(LONGEST_CHAIN as usize) {
             let found = read::<u32>(chain_at + u64::from(index - first) * 4)?;
             if (found | 1) == (hash | 1)
                 && let Some(at) = self.matches(index, name)
@@ -261,7 +261,6 @@ impl Dynamic {
             if found & 1 != 0 {
                 return None;
             }
-            index += 1;
         }
         None
     }

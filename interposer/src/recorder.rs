@@ -18,7 +18,7 @@ const WAKE_EVERY: u64 = 512;
 /// Runs `work` with this thread's state, or counts `events` as lost.
 #[inline(always)]
 fn with_state(generation: u32, sp: u64, events: u32, work: impl FnOnce(&'static Segment, &mut ThreadState)) {
-    let Some(guard) = thread::enter(sp) else {
+    let Some(mut guard) = thread::enter(sp) else {
         for _ in 0..events {
             thread::count_swallowed();
         }

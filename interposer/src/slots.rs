@@ -348,7 +348,7 @@ fn is_canonical_plt(layout: &Layout, name: &CStr, bound: u64) -> bool {
     }
     // A program that defines the function (FFmpeg linked in and exported) is no detour.
     let program = Layout::at(0, start);
-    !program.and_then(|layout| Dynamic::of(&layout)).is_some_and(|dynamic| dynamic.find(name) == Some(bound))
+    program.and_then(|layout| Dynamic::of(&layout)).is_none_or(|dynamic| dynamic.find(name) != Some(bound))
 }
 
 fn point_at_thunk(layout: &Layout, at: u64, kind: u32, bound: u64, api: usize, lazy: bool) {

@@ -150,7 +150,7 @@ pub fn count_swallowed() {
 impl Guard {
     /// The state of this thread in `generation`; a ring is taken on first use. `None` where none is to be had.
     #[inline(always)]
-    pub fn state(&self, generation: u32) -> Option<&mut ThreadState> {
+    pub fn state(&mut self, generation: u32) -> Option<&mut ThreadState> {
         // SAFETY: this thread's own slot, and the guard keeps everybody else on this thread out.
         unsafe {
             if *self.slot.generation.get() == generation {
@@ -161,7 +161,7 @@ impl Guard {
     }
 
     #[cold]
-    fn first_state(&self, generation: u32) -> Option<&mut ThreadState> {
+    fn first_state(&mut self, generation: u32) -> Option<&mut ThreadState> {
         let state = sys::keep_errno(acquire);
         // SAFETY: this thread's own slot; the state was just taken for this thread alone.
         unsafe {

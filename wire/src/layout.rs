@@ -202,5 +202,6 @@ const _: () = assert!(size_of::<StackNode>() == 16, "the reader indexes nodes by
 const _: () = assert!(size_of::<Header>() <= PAGE as usize);
 const _: () = assert!(size_of::<RingHeader>() <= PAGE as usize);
 const _: () = assert!(core::mem::offset_of!(RingHeader, tail) % 64 == 0, "producer and consumer words share no line");
-const _: () = assert!(NODES_OFFSET.is_multiple_of(PAGE) && RINGS_OFFSET.is_multiple_of(PAGE) && RING_STRIDE.is_multiple_of(PAGE));
+const _: () =
+    assert!(NODES_OFFSET.is_multiple_of(PAGE) && RINGS_OFFSET.is_multiple_of(PAGE) && RING_STRIDE.is_multiple_of(PAGE));
 const _: () = assert!(RING_EVENTS.is_power_of_two());

@@ -195,7 +195,7 @@ mod tests {
         Event {
             stamp,
             address: stamp * 16,
-            kind: if stamp % 2 == 0 { KIND_ALLOC } else { KIND_FREE },
+            kind: if stamp.is_multiple_of(2) { KIND_ALLOC } else { KIND_FREE },
             size: 8,
             stack: 3,
         }

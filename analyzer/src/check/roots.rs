@@ -66,6 +66,7 @@ pub fn find(
         }
     }
     never.extend(dead_stacks(maps, threads, memory));
+    never.extend(young_arenas(maps, before, memory));
     let mut registers = Vec::new();
     let mut stacks = Vec::new();
     for thread in threads {
@@ -95,6 +96,36 @@ pub fn find(
     }
     .collect();
     Found { roots, registers, labels, loader_label }
+}
+
+/// glibc's HEAP_MAX_SIZE: the memory of a thread arena begins at a multiple of it.
+const ARENA_ALIGN: u64 = 64 << 20;
+
+/// The thread arenas that glibc made since avleak armed: every block in them was seen, the rest is the allocator's own, whose links and
+/// caches lead to what once were chunks.
+///
+/// An arena's memory begins with `heap_info`, whose first word leads to the arena's state: right behind it in the arena's first heap
+/// (malloc/arena.c; `sizeof (heap_info)` is 32, or 48 since glibc 2.35), and to another such place in its later ones.
+fn young_arenas(maps: &[Mapping], before: &[TargetRange], memory: &dyn Memory) -> Vec<TargetRange> {
+    let state_of = |start: u64| {
+        let state = memory.word(start)?;
+        matches!(state % ARENA_ALIGN, 32 | 48).then_some(state)
+    };
+    let known = |start: u64| before.iter().any(|range| range.start <= start && start < range.end);
+    maps.iter()
+        .filter(|mapping| mapping.range.start % ARENA_ALIGN == 0 && mapping.writable && mapping.is_anonymous())
+        .filter(|mapping| !known(mapping.range.start))
+        .filter(|mapping| {
+            let first = state_of(mapping.range.start).map(|state| state & !(ARENA_ALIGN - 1));
+            first.is_some_and(|first| {
+                first == mapping.range.start || state_of(first).is_some_and(|s| s & !(ARENA_ALIGN - 1) == first)
+            })
+        })
+        .map(|mapping| TargetRange {
+            start: mapping.range.start,
+            end: mapping.range.end.min(mapping.range.start + ARENA_ALIGN),
+        })
+        .collect()
 }
 
 /// Larger mappings are no stacks.

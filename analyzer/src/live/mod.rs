@@ -246,13 +246,13 @@ impl LiveSet {
     /// av_frame_alloc or its kin returned `event.address`: the malloc view should know it.
     fn returned_by_call(&mut self, event: Event, kind: ObjectKind) {
         match self.entries.get(&event.address) {
+            // The address is somebody else's by now: that thread's events were drained first.
+            Some(entry) if entry.stamp > event.stamp => (),
             Some(entry) if entry.state != State::Freed => {
                 if entry.kind != kind {
                     self.counts.called_but_typed_otherwise += 1;
                 }
             }
-            // Freed by somebody else since: its events were drained first.
-            Some(entry) if entry.stamp > event.stamp => (),
             _ => {
                 match kind {
                     ObjectKind::Frame => self.counts.frames_by_call_only += 1,

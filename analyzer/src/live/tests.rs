@@ -75,6 +75,10 @@ fn a_call_that_malloc_did_not_see_is_a_block_and_a_disagreement() {
         ObjectKind::Plain
     });
     assert!(set.is_empty());
+    // An address that has had another life since is no disagreement.
+    set.apply(alloc(40, 12288, 24), |_, _| ObjectKind::BufferRef);
+    set.apply(Event { stamp: 31, address: 12288, ..made }, |_, _| ObjectKind::Plain);
+    assert_eq!((set.counts.called_but_typed_otherwise, set.counts.frames_by_call_only), (0, 1));
     // And one that malloc saw is none.
     set.apply(alloc(20, 8192, 400), |_, _| ObjectKind::Frame);
     set.apply(Event { stamp: 21, address: 8192, ..made }, |_, _| ObjectKind::Plain);

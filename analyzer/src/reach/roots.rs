@@ -14,8 +14,8 @@ use crate::address::TargetRange;
 /// Bytes below SP that a function may use (System V ABI, x86-64, 3.2.2).
 const RED_ZONE: u64 = 128;
 
-/// av_malloc aligns to 64 bytes: cut off are at most those, a minimal chunk and a header.
-const LARGEST_GAP: u64 = 128;
+/// The largest thing that glibc allocates for itself past every hook: a thread's cache (tcache_perthread_struct, 656 bytes).
+const LARGEST_GAP: u64 = 1024;
 
 /// Writable memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,18 +250,18 @@ mod tests {
     #[test]
     fn small_gaps_are_the_allocators_only_where_no_older_block_can_lie() {
         let mut returned = ReturnedMap::new();
-        for (start, len) in [(0x1000, 0x100), (0x1140, 0x100), (0x1400, 0x100)] {
+        for (start, len) in [(0x1000, 0x100), (0x1140, 0x100), (0x1800, 0x100)] {
             returned.mark(start, len);
         }
         let roots = |before: &[TargetRange]| {
-            let writable = [WritableRange { range: range(0x1000, 0x1500), label: 0 }];
+            let writable = [WritableRange { range: range(0x1000, 0x1900), label: 0 }];
             RootSources { writable: &writable, never: &[], stacks: &[], blocks: &[], returned: &returned, before }
                 .collect()
                 .iter()
                 .map(|root| (root.start, root.end))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(roots(&[range(0x1000, 0x2000)]), [(0x1100, 0x1140), (0x1240, 0x1400)]);
-        assert_eq!(roots(&[range(0x5000, 0x6000)]), [(0x1240, 0x1400)], "the large gap may be somebody's mapping");
+        assert_eq!(roots(&[range(0x1000, 0x2000)]), [(0x1100, 0x1140), (0x1240, 0x1800)]);
+        assert_eq!(roots(&[range(0x5000, 0x6000)]), [(0x1240, 0x1800)], "the large gap may be somebody's mapping");
     }
 }

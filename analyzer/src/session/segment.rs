@@ -155,3 +155,92 @@ impl Segment {
 fn bytes(from: &[AtomicU8], len: u32) -> Vec<u8> {
     from.iter().take(len as usize).map(|byte| byte.load(Ordering::Relaxed)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, SealFlags};
+
+    fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+        let fd = rustix::fs::memfd_create("avleak-test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, bytes).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    fn with_header() -> OwnedFd {
+        let fd = memfd(wire::SEGMENT_BYTES, SealFlags::SHRINK | SealFlags::GROW);
+        rustix::io::pwrite(&fd, &wire::MAGIC.to_le_bytes(), 0).unwrap();
+        let version = (u32::from(wire::MAJOR)).to_le_bytes();
+        rustix::io::pwrite(&fd, &version, std::mem::offset_of!(wire::Header, version) as u64).unwrap();
+        fd
+    }
+
+    #[test]
+    fn what_is_no_segment_is_refused_with_the_reason() {
+        assert!(matches!(Segment::map(memfd(4096, SealFlags::SHRINK)), Err(SegmentError::NotASegment(_))));
+        assert!(matches!(Segment::map(memfd(wire::SEGMENT_BYTES, SealFlags::GROW)), Err(SegmentError::NotSealed)));
+        assert!(matches!(
+            Segment::map(memfd(wire::SEGMENT_BYTES, SealFlags::SHRINK)),
+            Err(SegmentError::NotASegment(_))
+        ));
+        let other = with_header();
+        let at = std::mem::offset_of!(wire::Header, version) as u64;
+        rustix::io::pwrite(&other, &99u32.to_le_bytes(), at).unwrap();
+        let error = Segment::map(other).err().unwrap();
+        assert!(
+            error.to_string().contains("version 99")
+                && error.to_string().contains(&format!("analyzer {}", wire::MAJOR))
+        );
+    }
+
+    /// A process that scribbles over its own segment: whatever it writes, reading ends, in bounds.
+    #[test]
+    fn a_scribbled_segment_is_read_without_harm() {
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        for round in 0..200 {
+            let segment = Segment::map(with_header()).unwrap();
+            let base = segment.as_mut_ptr();
+            let mut scribble = |start: u64, words: u64| {
+                for word in 0..words {
+                    let value = match next() % 4 {
+                        0 => u64::MAX,
+                        1 => next() % 64,
+                        _ => next(),
+                    };
+                    // SAFETY: inside the mapping; nobody else uses it yet.
+                    unsafe { base.add((start + word * 8) as usize).cast::<u64>().write(value) };
+                }
+            };
+            scribble(64, 20);
+            scribble(wire::MODULES_OFFSET, 512);
+            scribble(wire::NODES_OFFSET, 4096);
+            for ring in 0..4 {
+                scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE, if round % 2 == 0 { 1 } else { 2000 });
+                scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE + wire::PAGE, 64);
+            }
+            let exe = std::path::Path::new("/bin/true");
+            for index in 0..segment.module_count().min(100) {
+                let module = segment.module(index, exe).unwrap();
+                assert!(module.range.start <= module.range.end && module.build_id.len() <= wire::BUILD_ID_BYTES);
+            }
+            assert!(segment.module(u32::MAX, exe).is_none());
+            for id in (0..2000).chain([u32::MAX]) {
+                assert!(segment.stack(id).len() <= MAX_DEPTH);
+            }
+            assert!(segment.ring_count() <= wire::MAX_RINGS);
+            for index in 0..segment.ring_count().min(8) {
+                let mut ring = segment.ring(index).unwrap();
+                let mut taken = 0;
+                ring.drain(|_| taken += 1);
+                assert!(taken <= wire::RING_EVENTS);
+            }
+        }
+    }
+}
