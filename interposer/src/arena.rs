@@ -13,6 +13,8 @@ const SMALLER: u64 = 32 << 20;
 static START: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// Up to here memory was handed out at some time; above it is as the kernel gave it.
+static TOUCHED: AtomicU64 = AtomicU64::new(0);
 
 struct Arena;
 
@@ -99,7 +101,15 @@ pub fn take(bytes: usize, align: usize) -> *mut u8 {
             return core::ptr::null_mut();
         }
         match NEXT.compare_exchange_weak(next, end, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return start as *mut u8,
+            Ok(_) => {
+                let touched = TOUCHED.fetch_max(end, Ordering::AcqRel);
+                if touched > start {
+                    // A piece that was taken back before.
+                    // SAFETY: inside the piece that was just handed out.
+                    unsafe { (start as *mut u8).write_bytes(0, (touched.min(end) - start) as usize) };
+                }
+                return start as *mut u8;
+            }
             Err(now) => next = now,
         }
     }
@@ -121,13 +131,7 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // A piece that was taken back may be dirty.
-        // SAFETY: the caller's layout.
-        let at = unsafe { self.alloc(layout) };
-        if !at.is_null() {
-            // SAFETY: just handed out, `size` bytes.
-            unsafe { at.write_bytes(0, layout.size()) };
-        }
-        at
+        // SAFETY: the caller's layout; `take` zeroes.
+        unsafe { self.alloc(layout) }
     }
 }

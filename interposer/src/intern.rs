@@ -74,22 +74,8 @@ fn is(node: &StackNode, parent: u32, frame: StackFrame) -> bool {
         && node.module.load(Ordering::Relaxed) == frame.module
 }
 
-/// The id of the stack whose frames are given innermost first; 0 where the nodes are used up.
-pub fn stack(segment: &Segment, frames: &[StackFrame]) -> u32 {
-    let mut parent = 0;
-    for &frame in frames.iter().rev() {
-        match node(segment, parent, frame) {
-            Some(id) => parent = id,
-            None => {
-                segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
-                return 0;
-            }
-        }
-    }
-    parent
-}
-
-fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
+/// The id of `frame` below the node `parent`; `None` where the nodes are used up.
+pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
     let hashed = hash(parent, frame);
     // SAFETY: tables live for good.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref()? };

@@ -4,7 +4,7 @@
 //! * [`stubs`]: the exported symbols, one table; [`hooks`]: what each does around the real function.
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
 //! * [`recorder`]: from a call to an event; [`thread`]: a thread's state and ring; [`intern`]: stacks to ids.
-//! * [`unwind`]: the stack of a call; [`modules`]: which ELF object an address lies in; [`elf`]: reading mapped ELF objects.
+//! * [`unwind`]: the stack of a call, [`memo`]: what is remembered of it; [`modules`]: which ELF object an address lies in; [`elf`]: reading mapped ELF objects.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
 //!
@@ -22,6 +22,7 @@ mod elf;
 mod hooks;
 mod intern;
 mod loader;
+mod memo;
 mod modules;
 mod real;
 mod recorder;

@@ -198,7 +198,7 @@ pub fn called(generation: u32, caller: Registers, api: usize, what: Option<(u8, 
 
 #[inline(always)]
 fn stack_of(segment: &Segment, state: &mut ThreadState, caller: Registers) -> u32 {
-    guarded(segment, || crate::intern::stack(segment, state.unwinding.capture(segment, caller)))
+    guarded(segment, || state.unwinding.stack(segment, caller))
 }
 
 /// Only a free that FFmpeg or its direct user makes is worth its stack.
@@ -208,7 +208,7 @@ fn stack_of_free(segment: &Segment, state: &mut ThreadState, caller: Registers) 
         if !state.unwinding.is_libav_or_user(caller.pc) {
             return 0;
         }
-        crate::intern::stack(segment, state.unwinding.capture(segment, caller))
+        state.unwinding.stack(segment, caller)
     })
 }
 

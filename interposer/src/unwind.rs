@@ -1,14 +1,13 @@
-//! The stack of a call: exact unwinding by the modules' own tables, with every read inside the thread's stack.
-//!
-//! The next issue's memo table belongs between [`Unwinding::capture`] and [`Unwinding::step`]: a step is a pure function of the
-//! registers and of the words that `step` reads.
+//! The stack of a call: exact unwinding by the modules' own tables, with every read inside the thread's stack, and remembered
+//! ([`crate::memo`]).
 
 use core::sync::atomic::Ordering;
 
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
 
-use crate::intern::StackFrame;
+use crate::intern::{self, StackFrame};
+use crate::memo::{self, Memo, Reads};
 use crate::modules::{self, Tables};
 use crate::segment::Segment;
 use crate::{settings, sys};
@@ -73,6 +72,9 @@ const FLAG_CACHE: usize = 64;
 pub struct Unwinding {
     rules: CacheX86_64<MustNotAllocateDuringUnwind>,
     frames: [StackFrame; DEPTH],
+    /// Where each frame's step is in the memo.
+    steps: [u32; DEPTH],
+    memo: Memo,
     ranges: [StackRange; RANGES],
     next_range: usize,
     /// Lowest address of the thread's own stack; 0 where unknown (the main thread's grows).
@@ -95,6 +97,8 @@ impl Unwinding {
         Self {
             rules: CacheX86_64::new_in(),
             frames: [StackFrame::default(); DEPTH],
+            steps: [memo::NONE; DEPTH],
+            memo: Memo::new(),
             ranges: [StackRange::default(); RANGES],
             next_range: 0,
             low: 0,
@@ -108,6 +112,7 @@ impl Unwinding {
 
     /// Another thread owns this now: its stack is elsewhere.
     pub fn new_thread(&mut self) {
+        self.memo.forget();
         self.ranges = [StackRange::default(); RANGES];
         self.lookups_left = 8;
         self.low = 0;
@@ -118,34 +123,84 @@ impl Unwinding {
         }
     }
 
-    /// The frames of a call, innermost first.
-    pub fn capture(&mut self, segment: &Segment, start: Registers) -> &[StackFrame] {
+    /// The id of the stack of a call; 0 where it cannot be stored.
+    pub fn stack(&mut self, segment: &Segment, start: Registers) -> u32 {
+        let depth = self.capture(segment, start);
+        let mut parent = 0;
+        for at in (0..depth).rev() {
+            let step = self.steps[at];
+            if step != memo::NONE
+                && let Some(node) = self.memo.node(step, parent)
+            {
+                parent = node;
+                continue;
+            }
+            let Some(node) = intern::node(segment, parent, self.frames[at]) else {
+                segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
+                return 0;
+            };
+            if step != memo::NONE {
+                self.memo.note_node(step, parent, node);
+            }
+            parent = node;
+        }
+        parent
+    }
+
+    /// Fills `frames` and `steps`, innermost first; returns how many.
+    fn capture(&mut self, segment: &Segment, start: Registers) -> usize {
         let mut registers = start;
         let mut depth = 0;
         if registers.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
             segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);
-            self.frames[0] = StackFrame { pc: registers.pc, module: 0 };
-            return &self.frames[..1];
+            (self.frames[0], self.steps[0]) = (StackFrame { pc: registers.pc, module: 0 }, memo::NONE);
+            return 1;
         }
-        let mut current = self.range_of(registers.sp);
+        self.memo.begin(modules::table_generation());
+        // The range is only needed where something is not known.
+        let mut range: Option<StackRange> = None;
+        let mut last = memo::NONE;
         loop {
-            let module = modules::find(registers.pc.wrapping_sub(1));
-            self.frames[depth] = StackFrame { pc: registers.pc, module: module.map_or(0, |module| module.index + 1) };
-            depth += 1;
-            if depth == DEPTH {
-                segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
-                break;
-            }
-            match self.step(module.map(|module| &module.tables), registers, current) {
-                Ok(Some(caller)) => {
-                    if !current.holds(caller.sp.wrapping_sub(8)) {
-                        current = self.range_of(caller.sp);
-                    } else if caller.sp <= registers.sp {
-                        break;
+            let mut index = self.memo.find(&registers, self.memo.guess_after(last));
+            let caller = if index != memo::NONE {
+                let step = self.memo.get(index);
+                self.frames[depth] = StackFrame { pc: registers.pc, module: step.module };
+                Ok((step.caller.pc != 0).then_some(step.caller))
+            } else {
+                let module = modules::find(registers.pc.wrapping_sub(1));
+                let number = module.map_or(0, |module| module.index + 1);
+                self.frames[depth] = StackFrame { pc: registers.pc, module: number };
+                let current = match range {
+                    Some(range) if range.start <= registers.sp && registers.sp < range.end => range,
+                    _ => self.range_of(registers.sp),
+                };
+                range = Some(current);
+                let mut reads = Reads::default();
+                let result = self.step(module.map(|module| &module.tables), registers, current, &mut reads);
+                let result = match result {
+                    // Outwards is upwards, but for a change of stacks.
+                    Ok(Some(caller)) if current.holds(caller.sp.wrapping_sub(8)) && caller.sp <= registers.sp => {
+                        Ok(None)
                     }
-                    registers = caller;
+                    result => result,
+                };
+                if let Ok(caller) = result {
+                    let end = Registers { pc: 0, sp: 0, bp: 0 };
+                    index = self.memo.insert(registers, number, caller.unwrap_or(end), &reads);
                 }
+                result
+            };
+            self.memo.note_next(last, index);
+            self.steps[depth] = index;
+            last = index;
+            depth += 1;
+            match caller {
+                Ok(Some(_)) if depth == DEPTH => {
+                    segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+                Ok(Some(caller)) => registers = caller,
                 Ok(None) => break,
                 Err(()) => {
                     segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
@@ -156,24 +211,36 @@ impl Unwinding {
         if settings::verify() {
             verify(segment, start.pc, &self.frames[..depth]);
         }
-        &self.frames[..depth]
+        depth
     }
 
-    /// One frame outwards. Reads only inside `range`.
+    /// One frame outwards. Reads only inside `range`, and notes each word.
     #[inline(always)]
-    fn step(&mut self, tables: Option<&Tables>, at: Registers, range: StackRange) -> Result<Option<Registers>, ()> {
+    fn step(
+        &mut self,
+        tables: Option<&Tables>,
+        at: Registers,
+        range: StackRange,
+        reads: &mut Reads,
+    ) -> Result<Option<Registers>, ()> {
         let Some(address) = FrameAddress::from_return_address(at.pc) else { return Ok(None) };
         let mut registers = UnwindRegsX86_64::new(at.pc, at.sp, at.bp);
         let mut read = |address: u64| {
-            if range.holds(address) && (range.own || address.wrapping_sub(at.sp) < FRAME) {
-                // SAFETY: aligned, and inside this thread's own stack, or on the frame in use.
-                Ok(unsafe { *(address as *const u64) })
-            } else if range.holds(address) {
-                let mut word = [0; 8];
-                if sys::read_self(address, &mut word) == 8 { Ok(u64::from_le_bytes(word)) } else { Err(()) }
-            } else {
-                Err(())
+            if !range.holds(address) {
+                return Err(());
             }
+            let value = if range.own || address.wrapping_sub(at.sp) < FRAME {
+                // SAFETY: aligned, and inside this thread's own stack, or on the frame in use.
+                unsafe { *(address as *const u64) }
+            } else {
+                let mut word = [0; 8];
+                if sys::read_self(address, &mut word) != 8 {
+                    return Err(());
+                }
+                u64::from_le_bytes(word)
+            };
+            reads.note(address, value, !range.own);
+            Ok(value)
         };
         let tables = tables.unwrap_or(&self.no_tables);
         match tables.unwind_frame(address, &mut registers, &mut self.rules, &mut read) {
@@ -207,7 +274,7 @@ impl Unwinding {
             sys::keep_errno(|| mapping_of(sp))
         });
         // Where nothing is known: the rest of the page on which the caller's frame lies is mapped.
-        let range = found.unwrap_or(StackRange { start: sp & !4095, end: (sp & !4095) + 4096, own: true });
+        let range = found.unwrap_or(StackRange { start: sp & !4095, end: (sp & !4095) + 4096, own: false });
         if found.is_some() {
             self.ranges[self.next_range] = range;
             self.next_range = (self.next_range + 1) % RANGES;
