@@ -241,16 +241,30 @@ impl Drop for Lock {
     }
 }
 
-/// Takes it; the holder never calls out, so that the wait is short. `None`: given up.
+/// Nobody will ever release the lock: a signal handler jumped out of its holder.
+static STUCK: AtomicBool = AtomicBool::new(false);
+
+/// Takes it. The holder never calls out, so that the wait is as long as the holder is kept from running: on a busy machine that can be
+/// many milliseconds, and a module that is not met costs the stack. `None` after two seconds, and from then on at once.
 fn lock() -> Option<Lock> {
-    for round in 0..10_000 {
+    let mut until = 0;
+    for round in 0_u64.. {
         if ADDING.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Some(Lock);
         }
-        if round > 100 {
-            sys::yield_now();
-        } else {
-            core::hint::spin_loop();
+        match round {
+            _ if STUCK.load(Ordering::Relaxed) => return None,
+            0..100 => core::hint::spin_loop(),
+            100..1000 => sys::yield_now(),
+            _ => {
+                let now = sys::clock_ns(libc::CLOCK_MONOTONIC);
+                if until == 0 {
+                    until = now + 2_000_000_000;
+                } else if now > until {
+                    STUCK.store(true, Ordering::Relaxed);
+                }
+                sys::sleep_ns(100_000);
+            }
         }
     }
     None
@@ -526,5 +540,6 @@ pub fn is_loader(address: u64) -> bool {
 
 /// Before the first arming of this process, also of a forked child: whoever held the lock may not exist here.
 pub fn start_over() {
+    STUCK.store(false, Ordering::Relaxed);
     ADDING.store(false, Ordering::Release);
 }

@@ -113,3 +113,23 @@ fn copies_packets() {
     // Remuxing makes packets; the few frames are those of avformat's probing.
     clean_and_untouched("short.mp4", "-i INPUT -c copy -fflags +bitexact -map_metadata -1 out.mkv");
 }
+
+/// The oracle of the stacks: each is unwound once more, by the `backtrace` crate, in the running process.
+#[test]
+fn its_stacks_are_those_of_the_backtrace_crate() {
+    let video = media("sample.mp4");
+    let video = video.to_str().expect("a path in UTF-8");
+    let command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-stream_loop", "1", "-i", video, "-f", "null", "-"];
+    let outcome = Run::new(command).env("AVLEAK_OPTIONS", "verify=1").finish();
+    let notes = outcome.report()["completeness"]["notes"].as_array().expect("notes").clone();
+    let note = notes.iter().filter_map(|note| note.as_str()).find(|note| note.starts_with("verify=1: "));
+    let numbers: Vec<u64> = note
+        .expect("the note of verify=1")
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect();
+    let [1, stacks, differences] = numbers[..] else { panic!("{note:?}") };
+    assert!(stacks >= 100_000, "only {stacks} stacks were compared");
+    assert_eq!(differences, 0, "of {stacks} stacks");
+    println!("{stacks} stacks equal the backtrace crate's");
+}

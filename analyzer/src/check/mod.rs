@@ -192,6 +192,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             stopped_ms,
             scans: u32::from(looked.is_some()),
         },
+        exit: None,
     }
 }
 

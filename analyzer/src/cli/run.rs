@@ -211,7 +211,10 @@ fn conclude(args: &RunArgs, mut watch: Watch, ended: Option<Ended>, warned: bool
     let mut reports = std::mem::take(&mut watch.reports);
     reports.sort_by(|a, b| a.target.started.cmp(&b.target.started).then(a.target.pid.cmp(&b.target.pid)));
     let argv = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let run = verdict::sum_up(argv, ended, i32::from(args.error_exitcode), reports);
+    let mut run = verdict::sum_up(argv, ended, i32::from(args.error_exitcode), reports);
+    if let [only] = &mut run.processes[..] {
+        only.exit = Some(run.exit.clone());
+    }
     // Who was warned that nothing would be seen needs no report of that.
     if !(args.quiet || warned && run.processes.is_empty()) {
         let stderr = std::io::stderr();

@@ -32,6 +32,9 @@ pub struct Report {
     pub completeness: Completeness,
     /// How the check went.
     pub check: Check,
+    /// What `avleak run` exited with, and what decided it; absent in a bare preload's report.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exit: Option<ExitStatus>,
 }
 
 /// What was found.
