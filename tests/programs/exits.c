@@ -105,5 +105,7 @@ int main(int argc, char **argv)
     hide(lose_two, NULL);
     truth.definitely.frames = truth.frames;
     truth.reachable.frames = 1;
+    // end()'s own frame has slots that not every way of ending writes: now and then one still holds a word of lose_two's callees.
+    truth.slack_objects = 1;
     return end(argc > 1 ? argv[1] : "return", &held);
 }
