@@ -54,7 +54,7 @@ pub static OPTIONS: Text = Text::new();
 /// The analyzer to start where no socket is set: AVLEAK_ANALYZER, or beside this library.
 pub static ANALYZER: Text = Text::new();
 /// What the analyzer needs of the environment, each a text `NAME=value`.
-pub static PASSED_ON: [(&CStr, Text); 9] = [
+pub static PASSED_ON: [(&CStr, Text); 10] = [
     (c"PATH", Text::new()),
     (c"HOME", Text::new()),
     (c"TERM", Text::new()),
@@ -64,7 +64,11 @@ pub static PASSED_ON: [(&CStr, Text); 9] = [
     (c"XDG_RUNTIME_DIR", Text::new()),
     (c"NO_COLOR", Text::new()),
     (c"AVLEAK_OPTIONS", Text::new()),
+    (WORKING_FOLDER, Text::new()),
 ];
+
+/// Under this name the analyzer learns in which folder the program was started: a daemon leaves it.
+const WORKING_FOLDER: &CStr = c"AVLEAK_CWD";
 
 static MAIN_STACK_END: AtomicU64 = AtomicU64::new(0);
 static REGISTRATION_MS: AtomicU64 = AtomicU64::new(PATIENCE_MS);
@@ -90,8 +94,13 @@ pub fn remember_environment() {
     if let Some(ms) = patience.filter(|ms| (PATIENCE_MS..=60_000).contains(ms)) {
         REGISTRATION_MS.store(ms, Ordering::Relaxed);
     }
+    let mut folder = [0; BYTES];
+    // SAFETY: the kernel writes at most the buffer's length, with a NUL.
+    let got = unsafe { libc::syscall(libc::SYS_getcwd, folder.as_mut_ptr(), folder.len()) };
+    let folder = &folder[..usize::try_from(got).unwrap_or(0).saturating_sub(1)];
     for (name, text) in &PASSED_ON {
-        if let Some(value) = environment(name) {
+        let value = if *name == WORKING_FOLDER { Some(folder) } else { environment(name) };
+        if let Some(value) = value {
             let mut line = [0; BYTES];
             let (name, len) = (name.to_bytes(), name.to_bytes().len() + 1 + value.len());
             if len < BYTES {

@@ -9,6 +9,8 @@ use core::sync::atomic::{AtomicI32, Ordering};
 use crate::say::{self, Cause};
 use crate::{settings, sys};
 
+/// How many variables the analyzer gets at most.
+const PASSED_ON: usize = 10;
 const STACK_BYTES: usize = 64 << 10;
 /// The descriptor under which the analyzer finds its socket.
 const CONNECTION: i32 = 3;
@@ -18,7 +20,7 @@ struct Plan {
     mask: libc::sigset_t,
     analyzer: *const c_char,
     arguments: [*const c_char; 5],
-    environment: [*const c_char; 10],
+    environment: [*const c_char; PASSED_ON + 1],
     stack: *mut u8,
     failed: AtomicI32,
 }
@@ -67,7 +69,7 @@ fn start(path: &CStr) -> Result<i32, i32> {
         mask: unsafe { core::mem::zeroed() },
         analyzer: path.as_ptr(),
         arguments: [path.as_ptr(), c"serve".as_ptr(), c"--descriptor".as_ptr(), c"3".as_ptr(), core::ptr::null()],
-        environment: [core::ptr::null(); 10],
+        environment: [core::ptr::null(); PASSED_ON + 1],
         stack: core::ptr::null_mut(),
         failed: AtomicI32::new(0),
     };

@@ -149,7 +149,7 @@ pub fn read_self(address: u64, into: &mut [u8]) -> usize {
     let got = unsafe {
         libc::syscall(
             libc::SYS_process_vm_readv,
-            libc::getpid(),
+            libc::syscall(libc::SYS_gettid),
             &raw const local,
             1usize,
             &raw const remote,
@@ -173,7 +173,7 @@ pub fn write_self(address: u64, word: u64) -> Result<(), i32> {
     let done = unsafe {
         libc::syscall(
             libc::SYS_process_vm_writev,
-            libc::getpid(),
+            libc::syscall(libc::SYS_gettid),
             &raw const local,
             1usize,
             &raw const remote,

@@ -13,7 +13,9 @@ fn assert_honest(report: &Value, code: i32, frames: u64) {
     assert_ne!(report["verdict"], "clean", "{report:#}");
     assert_ne!(report["completeness"]["memory"], "ptrace", "{report:#}");
     assert_eq!(number(&report["observed"]["frames_allocated"]), frames, "{report:#}");
-    assert!(!report["completeness"]["notes"].as_array().expect("notes").is_empty(), "it says nothing of the refusal");
+    let why = report["completeness"]["memory_reason"].as_str().unwrap_or("");
+    assert!(!why.is_empty(), "it says nothing of the refusal: {report:#}");
+    assert!(report["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{report:#}");
     assert_eq!(code, if report["verdict"] == "leaks" { 1 } else { 3 });
 }
 

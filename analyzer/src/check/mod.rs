@@ -43,6 +43,8 @@ pub struct Subject {
     pub reach: Reach,
     /// What was writable when it registered, ascending; everything where that is not known.
     pub writable_before: Vec<TargetRange>,
+    /// Why it is not traced; `None` where it is.
+    pub untraced: Option<String>,
     /// What the report should say beside what the check finds out.
     pub notes: Vec<String>,
 }
@@ -80,7 +82,7 @@ struct Looked {
     graph: Graph,
     formats: Formats,
     labels: Vec<roots::Label>,
-    hidden: Vec<String>,
+    hidden: Vec<roots::Hidden>,
 }
 
 /// What format numbers mean, by the library that made a frame.
@@ -107,24 +109,30 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let mut notes = std::mem::take(&mut subject.notes);
     let mut means = MemoryMeans::None;
     let mut unreadable = 0;
+    let mut memory_reason = None;
+    let mut hidden_libraries = 0;
     let looked = match &subject.reach {
         Reach::Gone(why) => {
-            notes.push(why.clone());
+            // Why it was not traced says more than that nobody saw its end.
+            memory_reason = Some(subject.untraced.clone().unwrap_or_else(|| why.clone()));
             None
         }
         Reach::Held { threads, all_stopped } => {
             if !all_stopped {
                 notes.push("some threads could not be stopped: their registers and stacks may have moved on".into());
             }
+            // Where events were lost, blocks may lie anywhere that nobody saw returned.
+            let everything = [TargetRange { start: 0, end: u64::MAX }];
+            let before = if subject.drained.dropped > 0 { &everything[..] } else { &subject.writable_before[..] };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
-            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, order, &subject.writable_before) {
+            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, order, before, *all_stopped) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
                 }
                 Err(why) => {
-                    notes.push(why);
+                    memory_reason = Some(why);
                     None
                 }
             }
@@ -134,7 +142,8 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let stopped_ms = order.stopped_at.elapsed().as_secs_f64() * 1e3;
     if let Some(looked) = &looked {
         unreadable = looked.reachability.unreadable_bytes;
-        notes.extend(looked.hidden.iter().cloned());
+        hidden_libraries = looked.hidden.iter().filter(|hidden| hidden.out_of_reach).count() as u64;
+        notes.extend(looked.hidden.iter().map(|hidden| hidden.text.clone()));
         if looked.reachability.dropped_pointers > 0 {
             notes.push(format!(
                 "{} pointers between lost blocks were too many to keep: some definitely lost blocks may be indirectly lost",
@@ -160,7 +169,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     });
     let mut groups = found.groups;
     groups::sort(&mut groups);
-    let mut completeness = completeness;
+    let mut completeness = Completeness { memory_reason, hidden_libraries, ..completeness };
     // Symbols are read while groups are made: what could not be named is known only now.
     completeness.notes.extend(drained.types.symbolizer.notes());
     if found.left_out > 0 {
@@ -209,6 +218,7 @@ fn look(
     threads: &[ThreadState],
     order: &Order<'_>,
     before: &[TargetRange],
+    all_stopped: bool,
 ) -> Result<Looked, String> {
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
     let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
@@ -223,7 +233,7 @@ fn look(
         .zip(&graph.scan)
         .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
         .collect();
-    let found = roots::find(drained, &maps, threads, &list, memory.inner(), before);
+    let found = roots::find(drained, &maps, threads, &list, memory.inner(), before, all_stopped);
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
         memory.inner(),
@@ -377,6 +387,8 @@ fn completeness(drained: &Drained, memory: MemoryMeans, unreadable_bytes: u64, m
     }
     Completeness {
         memory,
+        memory_reason: None,
+        hidden_libraries: 0,
         unreadable_bytes,
         corrupt_rings: drained.corrupt_rings,
         incomplete_stacks: header

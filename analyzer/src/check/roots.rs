@@ -37,6 +37,7 @@ pub fn find(
     blocks: &[Block],
     memory: &dyn Memory,
     before: &[TargetRange],
+    all_stopped: bool,
 ) -> Found {
     let mut labels = Vec::new();
     let mut label = |text: String| {
@@ -65,8 +66,15 @@ pub fn find(
             never.push(TargetRange { start: module.range.start, end: module.range.end.next_multiple_of(wire::PAGE) });
         }
     }
-    never.extend(dead_stacks(maps, threads, memory));
-    never.extend(young_arenas(maps, before, memory));
+    if all_stopped {
+        // A thread that was not stopped is not listed, and no dead one.
+        never.extend(dead_stacks(maps, threads, memory));
+    }
+    never.extend(
+        young_arenas(maps, before, memory)
+            .into_iter()
+            .filter(|arena| drained.live.returned.runs(*arena).any(|run| run.returned)),
+    );
     let mut registers = Vec::new();
     let mut stacks = Vec::new();
     for thread in threads {
@@ -81,7 +89,7 @@ pub fn find(
             let number = label(format!("vector registers of thread {}", thread.tid));
             registers.extend(thread.vector_words.iter().map(|&value| Register { value, label: number }));
         }
-        if let Some((low, high)) = stack_of(thread, maps, blocks) {
+        if let Some((low, high)) = stack_of(thread, maps, blocks, memory) {
             let number = label(format!("stack of thread {}", thread.tid));
             stacks.push(StackRange { low, sp: thread.stack_pointer, high, label: number });
         }
@@ -158,9 +166,11 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -
             });
             if let Some(offset) = found {
                 let descriptor = at + offset as u64;
-                if threads.iter().all(|thread| thread.fs_base != descriptor) {
-                    let end = (descriptor + DESCRIPTOR_BYTES).min(mapping.range.end);
-                    dead.push(TargetRange { start: mapping.range.start, end });
+                if threads.iter().all(|thread| thread.fs_base != descriptor)
+                    && let Some(stack) = stack_block(descriptor, memory)
+                    && below.range.contains(stack.start)
+                {
+                    dead.push(TargetRange { start: mapping.range.start, end: stack.end.min(mapping.range.end) });
                 }
                 break;
             }
@@ -173,29 +183,37 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -
     dead
 }
 
+/// What glibc mapped for the thread with this descriptor (`struct pthread`: stackblock, stackblock_size, guardsize), guard included.
+fn stack_block(descriptor: u64, memory: &dyn Memory) -> Option<TargetRange> {
+    let mut bytes = [0; DESCRIPTOR_BYTES as usize];
+    let got = memory.read(descriptor, &mut bytes);
+    let words: Vec<u64> = bytes[..got].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    words.windows(3).find_map(|three| {
+        let end = three[0].checked_add(three[1])?;
+        let fits = three[0] % 4096 == 0 && three[0] != 0 && three[0] < descriptor && three[2] < three[1];
+        (fits && end > descriptor && end - descriptor <= DESCRIPTOR_BYTES)
+            .then_some(TargetRange { start: three[0], end })
+    })
+}
+
 /// From the lowest address of a thread's stack to its top.
-fn stack_of(thread: &ThreadState, maps: &[Mapping], blocks: &[Block]) -> Option<(u64, u64)> {
+fn stack_of(thread: &ThreadState, maps: &[Mapping], blocks: &[Block], memory: &dyn Memory) -> Option<(u64, u64)> {
     let sp = thread.stack_pointer;
     let at = maps.partition_point(|mapping| mapping.range.start <= sp).checked_sub(1)?;
     let mapping = maps.get(at).filter(|mapping| mapping.range.contains(sp) && mapping.writable)?;
     if mapping.is_stack() {
         return Some((mapping.range.start, mapping.range.end));
     }
-    // Mappings merge with their neighbours; a stack's own lower end shows only where a guard page lies below.
-    let guarded = at.checked_sub(1).and_then(|below| maps.get(below)).is_some_and(|below| {
-        below.range.end == mapping.range.start && !below.readable && !below.writable && !below.executable
-    });
-    let low = if guarded { mapping.range.start } else { sp.saturating_sub(128).max(mapping.range.start) };
-    let high = if (sp..mapping.range.end).contains(&thread.fs_base) {
-        (thread.fs_base + DESCRIPTOR_BYTES).min(mapping.range.end)
-    } else {
-        // A stack that the program made: the block in which it lies, or the rest of the mapping.
-        let inside = blocks.partition_point(|block| block.start <= sp).checked_sub(1).map(|index| &blocks[index]);
-        match inside {
-            Some(block) if sp < block.start.saturating_add(block.size) => block.start + block.size,
-            _ => mapping.range.end,
-        }
+    // Mappings merge with their neighbours: only glibc's descriptor, or a block, says where a stack ends.
+    let own = stack_block(thread.fs_base, memory).filter(|own| own.contains(sp));
+    let inside = || {
+        let block = &blocks[blocks.partition_point(|block| block.start <= sp).checked_sub(1)?];
+        let end = block.start.saturating_add(block.size);
+        (sp < end).then_some(TargetRange { start: sp.saturating_sub(128).max(block.start), end })
     };
+    // Elsewhere it is a stack that the program made: its memory is root as it is.
+    let TargetRange { start, end } = own.or_else(inside)?;
+    let (low, high) = (start.max(mapping.range.start), end.min(mapping.range.end));
     Some((low, high))
 }
 
@@ -222,26 +240,38 @@ fn name(maps: &[Mapping], at: usize) -> String {
     if mapping.name.is_empty() { "anonymous memory".into() } else { mapping.name.to_string_lossy().into_owned() }
 }
 
-/// Copies of libavutil in the process that no stack ever went through: in a dlmopen namespace, say.
-pub fn hidden_ffmpegs(drained: &Drained, maps: &[Mapping]) -> Vec<String> {
+/// A copy of libavutil that no stack ever went through.
+pub struct Hidden {
+    /// For the notes.
+    pub text: String,
+    /// Another copy of the same file was seen: this one lies in a namespace of its own (dlmopen), and what it allocates is not seen.
+    pub out_of_reach: bool,
+}
+
+/// Finds such copies. One that simply was not used is only worth a note.
+pub fn hidden_ffmpegs(drained: &Drained, maps: &[Mapping]) -> Vec<Hidden> {
+    let modules: Vec<_> = (0..drained.segment.module_count())
+        .filter_map(|index| drained.types.symbolizer.module(index))
+        .filter(|module| module.flags & wire::MODULE_LIBAVUTIL != 0)
+        .collect();
+    let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut hidden = Vec::new();
     for mapping in maps.iter().filter(|mapping| mapping.executable) {
         let Some(path) = mapping.path() else { continue };
         let is_libavutil = path.file_name().is_some_and(|file| file.to_string_lossy().starts_with("libavutil"));
-        let known = (0..drained.segment.module_count())
-            .filter_map(|index| drained.types.symbolizer.module(index))
-            .any(|module| module.range.contains(mapping.range.start));
-        if is_libavutil && !known {
-            let made = (0..drained.segment.module_count())
-                .filter_map(|index| drained.types.symbolizer.module(index))
-                .any(|module| module.path == path);
-            let why = if made { "another copy of it was seen" } else { "no allocation through it was seen" };
-            hidden.push(format!(
-                "{} is loaded at {:#x} but {why}: in a dlmopen namespace its objects are out of reach",
-                path.display(),
-                mapping.range.start
-            ));
+        if !is_libavutil || modules.iter().any(|module| module.range.contains(mapping.range.start)) {
+            continue;
         }
+        let out_of_reach = modules.iter().any(|module| real(module.clean_path()) == real(path));
+        let why = if out_of_reach {
+            "in a namespace of its own (dlmopen): its objects are out of reach"
+        } else {
+            "but no allocation through it was seen"
+        };
+        hidden.push(Hidden {
+            text: format!("{} is loaded at {:#x}, {why}", path.display(), mapping.range.start),
+            out_of_reach,
+        });
     }
     hidden
 }

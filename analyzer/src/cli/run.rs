@@ -16,7 +16,7 @@ use super::watch::Watch;
 use crate::render::json;
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
-use crate::report::model::{Ended, Level, RunReport};
+use crate::report::model::{Ended, Level, RunReport, Verdict};
 use crate::report::verdict::{self, EXIT_AVLEAK};
 use crate::session::server;
 use crate::target::tracer::{Tracer, TracerOptions};
@@ -127,10 +127,44 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         ]
     };
     let socket = server::listen(watch.trace(why_not), server_sender).map_err(|error| error.to_string())?;
-    let supervisor =
-        Supervisor::start(&program, &args.command, &supervisor_env(socket)).map_err(|error| error.to_string())?;
-    let ended = follow(&mut watch, &supervisor, &server_events, tracer.as_ref().map_or_else(never, |t| t.events()));
-    conclude(args, watch, ended, warned)
+    let supervisor = Supervisor::start(&program, &args.command, &supervisor_env(socket.clone()))
+        .map_err(|error| error.to_string())?;
+    let traced = tracer.as_ref().map_or_else(never, |tracer| tracer.events());
+    let (ended, survivors) = follow(&mut watch, &supervisor, &server_events, traced, &socket);
+    let status = conclude(args, watch, ended, warned, &survivors);
+    if let Some(tracer) = tracer {
+        tracer.shut_down();
+    }
+    status
+}
+
+/// Processes of the command that live, can use FFmpeg, and have not used it yet: daemons that their parent left behind. They carry the
+/// socket's name in their environment and libavutil in their mappings.
+fn survivors_of(socket: &str, command: i32) -> Vec<String> {
+    let variable = format!("AVLEAK_SOCKET={socket}");
+    let carries = |pid: i32| {
+        std::fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|entry| entry == variable.as_bytes()))
+    };
+    let has_ffmpeg = |pid: i32| {
+        let tid = crate::target::threads::live_thread(pid).unwrap_or(pid);
+        crate::target::maps::read_maps(tid).is_ok_and(|maps| {
+            let names = maps.iter().filter_map(|mapping| mapping.path()?.file_name());
+            names.into_iter().any(|name| name.to_string_lossy().starts_with("libavutil"))
+        })
+    };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut survivors: Vec<(i32, String)> = processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|&pid| pid != command && carries(pid) && has_ffmpeg(pid))
+        .map(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            (pid, format!("{} (pid {pid})", name.trim_end()))
+        })
+        .collect();
+    survivors.sort();
+    survivors.into_iter().map(|(_, title)| title).collect()
 }
 
 /// Until the command and every process that registered has ended and been checked.
@@ -139,21 +173,28 @@ fn follow(
     supervisor: &Supervisor,
     server: &crossbeam_channel::Receiver<server::ServerEvent>,
     tracer: crossbeam_channel::Receiver<crate::target::tracer::TracerEvent>,
-) -> Option<Ended> {
+    socket: &str,
+) -> (Option<Ended>, Vec<String>) {
     let (supervised, watched) = (supervisor.events(), watch.events());
     let mut supervised = Some(supervised);
     let mut tracer = tracer;
     let mut ended = None;
     let mut since: Option<Instant> = None;
     let mut told = false;
+    let (mut survivors, mut given_up) = (Vec::new(), false);
     loop {
         if supervised.is_none() && watch.is_idle() {
             // What registered in the very last moment is in the channel by now.
-            match server.try_recv() {
-                Ok(event) => watch.on_server(event),
-                Err(_) => return ended,
+            if let Ok(event) = server.try_recv() {
+                watch.on_server(event);
+                continue;
             }
-            continue;
+            if !given_up {
+                survivors = survivors_of(socket, supervisor.pid());
+            }
+            if survivors.is_empty() || given_up {
+                return (ended, survivors);
+            }
         }
         select! {
             recv(server) -> event => if let Ok(event) = event { watch.on_server(event) },
@@ -163,9 +204,9 @@ fn follow(
             },
             recv(watched) -> event => if let Ok(event) = event { watch.on_watch(event) },
             recv(supervised.clone().unwrap_or_else(never)) -> event => match event {
-                Ok(SupervisorEvent::Interrupted { count }) => {
-                    // The first is the program's; the second is for whoever does not want to wait.
-                    if count > 1 {
+                Ok(SupervisorEvent::Interrupted { .. }) => {
+                    // The program's, unless it is being checked: then for whoever does not want to wait.
+                    if watch.is_checking() {
                         watch.cancel();
                     }
                 }
@@ -185,13 +226,11 @@ fn follow(
         if let Some(since) = since
             && !told
             && since.elapsed() > SILENCE
-            && !watch.running().is_empty()
+            && !(watch.running().is_empty() && survivors.is_empty())
         {
             told = true;
-            say(&format!(
-                "waiting for {}, which outlived the command (Ctrl-C ends the wait)",
-                watch.running().join(", ")
-            ));
+            let all: Vec<String> = watch.running().into_iter().chain(survivors.iter().cloned()).collect();
+            say(&format!("waiting for {}, which outlived the command (Ctrl-C ends the wait)", all.join(", ")));
         }
         if supervised.is_none()
             && let Ok(SupervisorEvent::Interrupted { .. }) = supervisor.events().try_recv()
@@ -200,11 +239,18 @@ fn follow(
                 watch.cancel();
             }
             watch.give_up_on_running();
+            given_up = true;
         }
     }
 }
 
-fn conclude(args: &RunArgs, mut watch: Watch, ended: Option<Ended>, warned: bool) -> Result<i32, String> {
+fn conclude(
+    args: &RunArgs,
+    mut watch: Watch,
+    ended: Option<Ended>,
+    warned: bool,
+    survivors: &[String],
+) -> Result<i32, String> {
     for line in &watch.refusals {
         say(line);
     }
@@ -212,6 +258,12 @@ fn conclude(args: &RunArgs, mut watch: Watch, ended: Option<Ended>, warned: bool
     reports.sort_by(|a, b| a.target.started.cmp(&b.target.started).then(a.target.pid.cmp(&b.target.pid)));
     let argv = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut run = verdict::sum_up(argv, ended, i32::from(args.error_exitcode), reports);
+    if !survivors.is_empty() && run.verdict == Verdict::Clean {
+        run.verdict = Verdict::Inconclusive;
+        run.reason = format!("{} outlived the command and had not used FFmpeg yet", survivors.join(", "));
+        run.exit = verdict::exit_status(ended, Some(run.verdict), i32::from(args.error_exitcode));
+        say(&run.reason);
+    }
     if let [only] = &mut run.processes[..] {
         only.exit = Some(run.exit.clone());
     }
@@ -253,6 +305,12 @@ fn check_writable(file: &Path) -> Result<(), String> {
         return Ok(());
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if file.is_dir() {
+        return Err(format!(
+            "cannot write the report {}: EISDIR (name a file in it with --json); the command was not started",
+            file.display()
+        ));
+    }
     let target = if file.exists() && !file.is_file() { file } else { folder };
     rustix::fs::access(target, rustix::fs::Access::WRITE_OK).map_err(|errno| {
         let error = std::io::Error::from(errno);

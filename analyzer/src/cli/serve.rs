@@ -38,6 +38,12 @@ pub struct Options {
     pub ptrace: bool,
 }
 
+/// The folder in which the program was started: it may have moved since (a daemon goes to `/`).
+fn working_folder() -> PathBuf {
+    let started = std::env::var_os("AVLEAK_CWD").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    started.or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("."))
+}
+
 impl Options {
     /// From the environment.
     pub fn from_environment() -> Self {
@@ -45,9 +51,9 @@ impl Options {
     }
 
     fn parse(text: &str) -> Self {
-        let mut options = Self { report_dir: PathBuf::from("."), level: Level::Normal, quiet: false, ptrace: true };
+        let mut options = Self { report_dir: working_folder(), level: Level::Normal, quiet: false, ptrace: true };
         let take = |key: &'static str, value: &str| match key {
-            "report_dir" => options.report_dir = PathBuf::from(value),
+            "report_dir" => options.report_dir = options.report_dir.join(value),
             "level" => {
                 options.level = match value {
                     "strict" => Level::Strict,
@@ -120,7 +126,11 @@ pub fn run(args: &ServeArgs) -> i32 {
     for line in &watch.refusals {
         say(line);
     }
-    watch.reports.iter().map(|report| leave(report, &options)).max().unwrap_or(0)
+    let status = watch.reports.iter().map(|report| leave(report, &options)).max().unwrap_or(0);
+    if let Some(tracer) = tracer {
+        tracer.shut_down();
+    }
+    status
 }
 
 fn borrow(descriptor: i32) -> std::os::fd::BorrowedFd<'static> {

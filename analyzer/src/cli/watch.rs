@@ -17,6 +17,9 @@ use crate::target::tracer::{Tracer, TracerEvent};
 /// How long after a process's death its tracer may still report the end that it held.
 const GRACE: Duration = Duration::from_millis(300);
 
+/// A Ctrl-C that ended the program may arrive a little later here.
+const MEANT_FOR_THE_PROGRAM: Duration = Duration::from_millis(200);
+
 /// What the watch itself is told by its threads.
 pub enum WatchEvent {
     /// A check is finished.
@@ -38,6 +41,8 @@ pub struct Watch {
     /// Ends that were reported before the registration was.
     early: HashMap<i32, TracerEvent>,
     checking: usize,
+    /// When the oldest of the checks under way was started.
+    checking_since: Option<Instant>,
     cancel: Arc<AtomicBool>,
     /// Finished.
     pub reports: Vec<Report>,
@@ -64,6 +69,7 @@ impl Watch {
             next: 0,
             early: HashMap::new(),
             checking: 0,
+            checking_since: None,
             cancel: Arc::default(),
             reports: Vec::new(),
             refusals: Vec::new(),
@@ -92,9 +98,9 @@ impl Watch {
         self.sessions.is_empty() && self.checking == 0
     }
 
-    /// A check is under way.
+    /// A check has been under way for a while: a Ctrl-C now is meant for it, not for the program, whose end it would have brought.
     pub fn is_checking(&self) -> bool {
-        self.checking > 0
+        self.checking_since.is_some_and(|since| since.elapsed() > MEANT_FOR_THE_PROGRAM)
     }
 
     /// Those that still run, one word each: `server (pid 812)`.
@@ -148,6 +154,10 @@ impl Watch {
             }
         };
         let Some(known) = self.sessions.remove(&pid) else {
+            // Of processes that never registered: forgotten when they are many.
+            if self.early.len() > 256 {
+                self.early.clear();
+            }
             self.early.insert(pid, event);
             return;
         };
@@ -170,6 +180,9 @@ impl Watch {
         match event {
             WatchEvent::Checked(report) => {
                 self.checking -= 1;
+                if self.checking == 0 {
+                    self.checking_since = None;
+                }
                 self.reports.push(*report);
             }
             WatchEvent::Died { session } => {
@@ -207,6 +220,7 @@ impl Watch {
     fn check(&mut self, session: Box<Session>, ended: Option<Ended>, reach: Reach) {
         let stopped_at = Instant::now();
         self.checking += 1;
+        self.checking_since.get_or_insert(stopped_at);
         let (level, quiet, tracer, cancel) = (self.level, self.quiet, self.tracer.clone(), self.cancel.clone());
         let sender = self.sender.clone();
         let name = format!("check-{}", session.pid);
@@ -243,10 +257,6 @@ fn check_one(
     let pid = session.pid;
     let held = matches!(reach, Reach::Held { .. });
     let title = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
-    let mut notes = Vec::new();
-    if let Some(why) = &session.untraced {
-        notes.push(format!("not traced: {why}"));
-    }
     let progress = if held { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
     let (done_before, kept_at) = (AtomicU64::new(0), AtomicU64::new(0));
     let drained = session.drain.finish();
@@ -267,7 +277,8 @@ fn check_one(
         drained,
         reach,
         writable_before: session.writable_before,
-        notes,
+        untraced: session.untraced,
+        notes: Vec::new(),
     };
     check::run(
         subject,
@@ -313,6 +324,8 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
         groups: Vec::new(),
         completeness: Completeness {
             memory: MemoryMeans::None,
+            memory_reason: Some("avleak failed".into()),
+            hidden_libraries: 0,
             unreadable_bytes: 0,
             corrupt_rings: 0,
             incomplete_stacks: 0,

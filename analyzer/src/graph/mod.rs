@@ -62,10 +62,14 @@ pub struct Graph {
     pub packet_pts: FxHashMap<u32, i64>,
     /// Whether each block is searched for pointers.
     pub scan: Vec<Scan>,
+    /// How many bytes of a block of the program's own the largest buffer over it takes up.
+    wrapped: FxHashMap<u32, u64>,
 }
 
 /// Objects are searched for refs up to here; the largest AVFrame has well under 1 KiB, contexts a few.
 const SEARCHED_BYTES: usize = 4096;
+/// Alignment and padding that a block may have beside its buffer.
+const SLACK: u64 = 128;
 /// A guard against a nonsense image: larger than any codec's limit.
 const MAX_SIDE: i32 = 1 << 16;
 
@@ -91,6 +95,13 @@ impl Graph {
                 .filter_map(|word| find_start(blocks, word))
                 .filter(|&at| blocks[at as usize].kind == ObjectKind::BufferRef)
                 .collect();
+            let mut refs = refs;
+            if block.kind == ObjectKind::Frame {
+                // More than eight planes, and side data, hang on arrays of their own.
+                refs_beside(blocks, memory, &bytes[..got], 2, &mut refs);
+                refs.sort_unstable();
+                refs.dedup();
+            }
             if !refs.is_empty() {
                 graph.refs_of.insert(index, refs);
             }
@@ -126,7 +137,16 @@ impl Graph {
                 let start = memory.word(address).unwrap_or(0);
                 let payload = find(blocks, start).or_else(|| find(blocks, data));
                 // A custom buffer may wrap memory that is no block of its own.
-                let bytes = payload.map_or(size, |at| blocks[at as usize].size);
+                let whole = memory.word(address + 8).unwrap_or(0) as u32;
+                // Part of a larger block of the program's: only that part is pinned.
+                let bytes = payload.map_or(size, |at| match blocks[at as usize].kind {
+                    ObjectKind::Payload => blocks[at as usize].size,
+                    _ => blocks[at as usize].size.min(u64::from(whole).max(size)),
+                });
+                if let Some(at) = payload {
+                    let most = self.wrapped.entry(at).or_default();
+                    *most = bytes.max(*most);
+                }
                 self.buffers.push(Buffer { address, payload, bytes, refs: Vec::new() });
                 self.buffers.len() as u32 - 1
             });
@@ -181,9 +201,39 @@ impl Graph {
 
     fn mark_payload(&mut self, blocks: &[LiveBlock], data: u64) {
         if let Some(at) = find(blocks, data)
-            && matches!(blocks[at as usize].kind, ObjectKind::Payload | ObjectKind::Plain | ObjectKind::LibavBlock)
+            && match blocks[at as usize].kind {
+                ObjectKind::Payload => true,
+                // A program's own block is payload where a buffer takes up all of it; else it may hold anything beside.
+                ObjectKind::Plain | ObjectKind::LibavBlock => {
+                    self.wrapped.get(&at).is_some_and(|bytes| bytes + SLACK >= blocks[at as usize].size)
+                }
+                _ => false,
+            }
         {
             self.scan[at as usize] = Scan::Payload;
+        }
+    }
+}
+
+/// Refs that are held by the small blocks to whose start these bytes lead: `extended_buf`, `side_data` and what that leads to.
+fn refs_beside(blocks: &[LiveBlock], memory: &dyn Memory, bytes: &[u8], depth: u32, refs: &mut Vec<u32>) {
+    for word in bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)) {
+        let Some(at) = find_start(blocks, word) else { continue };
+        let beside = blocks[at as usize];
+        if !matches!(beside.kind, ObjectKind::LibavBlock | ObjectKind::SideData) || beside.size > SEARCHED_BYTES as u64
+        {
+            continue;
+        }
+        let mut inner = vec![0; beside.size as usize];
+        let got = memory.read(beside.address, &mut inner) & !7;
+        let words = inner[..got].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        refs.extend(
+            words
+                .filter_map(|word| find_start(blocks, word))
+                .filter(|&at| blocks[at as usize].kind == ObjectKind::BufferRef),
+        );
+        if depth > 1 {
+            refs_beside(blocks, memory, &inner[..got], depth - 1, refs);
         }
     }
 }

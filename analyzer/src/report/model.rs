@@ -319,6 +319,12 @@ pub enum MemoryMeans {
 pub struct Completeness {
     /// How memory was read.
     pub memory: MemoryMeans,
+    /// Why it was not read, where it was not: a clause.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_reason: Option<String>,
+    /// Copies of libavutil whose objects are out of reach (in a dlmopen namespace).
+    #[serde(default)]
+    pub hidden_libraries: u64,
     /// Bytes that should have been scanned and could not be read.
     pub unreadable_bytes: u64,
     /// Rings abandoned because they held nonsense.

@@ -45,6 +45,8 @@ pub(crate) fn complete() -> Completeness {
         corrupt_rings: 0,
         incomplete_stacks: 0,
         untyped_stacks: 0,
+        memory_reason: None,
+        hidden_libraries: 0,
         disagreements: vec![],
         notes: vec![],
     }
@@ -357,10 +359,13 @@ pub(crate) fn full() -> Report {
         corrupt_rings: 1,
         incomplete_stacks: 14,
         untyped_stacks: 0,
+        memory_reason: Some("only parts of it were asked for".to_string()),
+        hidden_libraries: 0,
         disagreements: vec!["2 frames were freed that were never seen".to_string()],
         notes: vec!["no line numbers for libavcodec.so.59: install libavcodec59-dbgsym".to_string()],
     };
     report.target.ended = Some(Ended::Signal(9));
+    report.exit = Some(ExitStatus { code: 137, decided_by: "program".to_string() });
     let audio = keyed(Group {
         class: Class::PossiblyLost,
         nb_samples: Some(1024),

@@ -40,6 +40,28 @@ pub struct Blind {
     pub remedy: &'static str,
 }
 
+const PERMISSION: &str = "run avleak as the same user or as root, set /proc/sys/kernel/yama/ptrace_scope to 0, or give the container CAP_SYS_PTRACE";
+
+/// What to do about memory that was not read, by the reason's own words.
+fn remedy_for(why: &str) -> &'static str {
+    let speaks_of = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    if speaks_of(&["ptrace=0"]) {
+        "leave ptrace=0 out of AVLEAK_OPTIONS"
+    } else if speaks_of(&["interrupted"]) {
+        "let the check finish: a Ctrl-C during it ends it"
+    } else if speaks_of(&["still ran"]) {
+        "end the process before the wait is ended"
+    } else if speaks_of(&["execve"]) {
+        "check the program that it becomes, or end it before"
+    } else if speaks_of(&["already traced", "traced by"]) {
+        "run it without the other tracer (gdb, strace)"
+    } else if speaks_of(&["EPERM", "denied", "not permitted", "not allowed", "EACCES"]) {
+        PERMISSION
+    } else {
+        "run it again; where that repeats itself, look at the notes of the report"
+    }
+}
+
 /// Everything that forbids to say "clean", the worst first; empty where all was seen.
 pub fn blind_spots(observed: &Observed, completeness: &Completeness) -> Vec<Blind> {
     let mut found = Vec::new();
@@ -63,9 +85,15 @@ pub fn blind_spots(observed: &Observed, completeness: &Completeness) -> Vec<Blin
         );
     }
     if completeness.memory == MemoryMeans::None {
+        match &completeness.memory_reason {
+            Some(why) => add(format!("the process's memory was not read: {why}"), remedy_for(why)),
+            None => add("the process's memory could not be read".to_string(), PERMISSION),
+        }
+    }
+    if completeness.hidden_libraries > 0 {
         add(
-            "the process's memory could not be read".to_string(),
-            "run avleak as the same user or as root, set /proc/sys/kernel/yama/ptrace_scope to 0, or give the container CAP_SYS_PTRACE",
+            format!("{} of libavutil out of reach", counted(completeness.hidden_libraries, "copy")),
+            "load it without dlmopen",
         );
     }
     if observed.events_dropped > 0 {

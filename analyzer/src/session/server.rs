@@ -117,19 +117,23 @@ pub fn receive(connection: UnixStream, trace: &Trace) -> ServerEvent {
             return ServerEvent::Refused(format!("pid {pid}: {error}"));
         }
     };
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let argv = std::fs::read(format!("/proc/{pid}/cmdline"))
+    // The leader may be a zombie already: its files are empty.
+    let tid = crate::target::threads::live_thread(pid).unwrap_or(pid);
+    let exe = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
+    let argv = std::fs::read(format!("/proc/{tid}/cmdline"))
         .map(|bytes| {
             let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
             text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
         })
         .unwrap_or_default();
-    let root = foreign_root(pid);
+    let root = foreign_root(tid);
     // The process waits for the answer: this is its memory as avleak armed.
-    let writable_before = crate::target::maps::read_maps(pid).map_or_else(
-        |_| vec![TargetRange { start: 0, end: u64::MAX }],
-        |maps| maps.iter().filter(|mapping| mapping.writable).map(|mapping| mapping.range).collect(),
-    );
+    let mut writable_before: Vec<TargetRange> = crate::target::maps::read_maps(tid)
+        .map(|maps| maps.iter().filter(|mapping| mapping.writable).map(|mapping| mapping.range).collect())
+        .unwrap_or_default();
+    if writable_before.is_empty() {
+        writable_before.push(TargetRange { start: 0, end: u64::MAX });
+    }
     let pidfd = rustix::process::Pid::from_raw(pid)
         .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     // The drain first: events come while the process is being seized.

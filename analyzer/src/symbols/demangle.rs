@@ -38,7 +38,7 @@ fn demangle_cpp(name: &str) -> Option<String> {
     }
     let symbol = cpp_demangle::Symbol::new(name).ok()?;
     let mut out = Bounded::default();
-    let written = symbol.structured_demangle(&mut out, &cpp_demangle::DemangleOptions::new());
+    let written = symbol.structured_demangle(&mut out, &cpp_demangle::DemangleOptions::new().no_return_type());
     out.finish(written.is_ok())
 }
 

@@ -170,7 +170,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct Tracer {
     shared: Arc<Shared>,
-    child: Child,
+    pid: u32,
+    child: Mutex<Option<Child>>,
     events: Receiver<TracerEvent>,
     reader: Option<JoinHandle<()>>,
     next_id: AtomicU64,
@@ -216,7 +217,8 @@ impl Tracer {
             .spawn(move || read_messages(&for_reader, &sender))
             .map_err(start)?;
         let (next_id, patience) = (AtomicU64::new(1), options.patience);
-        let tracer = Self { shared, child, events, reader: Some(reader), next_id, patience };
+        let (pid, child) = (child.id(), Mutex::new(Some(child)));
+        let tracer = Self { shared, pid, child, events, reader: Some(reader), next_id, patience };
         let ms = u64::try_from(options.hold.as_millis()).unwrap_or(u64::MAX);
         tracer.say(&Command::Hold { ms }).map_err(|_| start(io::ErrorKind::BrokenPipe.into()))?;
         Ok(tracer)
@@ -265,7 +267,7 @@ impl Tracer {
 
     /// The tracer's process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     fn say(&self, command: &Command) -> Result<(), TraceError> {
@@ -284,20 +286,29 @@ impl Tracer {
     }
 }
 
-impl Drop for Tracer {
-    fn drop(&mut self) {
+impl Tracer {
+    /// Ends the tracer process and waits for it: what it still traces goes on untraced. Others may hold this handle longer than the
+    /// program lives; who ends says so.
+    pub fn shut_down(&self) {
         self.shared.closing.store(true, Ordering::Release);
         let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let until = Instant::now() + Duration::from_secs(1);
-        while matches!(self.child.try_wait(), Ok(None)) {
+        while matches!(child.try_wait(), Ok(None)) {
             if Instant::now() > until {
                 // Its death lets the targets go on as well.
-                let _ = self.child.kill();
-                let _ = self.child.wait();
+                let _ = child.kill();
+                let _ = child.wait();
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.shut_down();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
