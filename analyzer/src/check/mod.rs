@@ -210,6 +210,7 @@ fn time(time: SystemTime) -> String {
 }
 
 /// Everything that needs the process's memory.
+#[allow(clippy::too_many_arguments, reason = "one look is one task; its parts belong to different owners")]
 fn look(
     drained: &mut Drained,
     blocks: &mut [LiveBlock],

@@ -72,6 +72,8 @@ impl From<LevelArg> for Level {
 /// How long a process under `avleak run` may have to wait until it is traced: on a busy machine the default would let it end
 /// unjudged.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long whatever outlives the command gets to show whether it uses FFmpeg.
+const SETTLING: Duration = Duration::from_secs(1);
 /// How long to wait silently for processes that outlive the command.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -138,9 +140,16 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
     status
 }
 
-/// Processes of the command that live, can use FFmpeg, and have not used it yet: daemons that their parent left behind. They carry the
-/// socket's name in their environment and libavutil in their mappings.
-fn survivors_of(socket: &str, command: i32) -> Vec<String> {
+/// A process of the command that lives on and has not used FFmpeg yet: a daemon that its parent left behind, say.
+struct Survivor {
+    /// `server (pid 812)`.
+    title: String,
+    /// It has libavutil in its mappings.
+    has_ffmpeg: bool,
+}
+
+/// Finds them: they carry the socket's name in their environment.
+fn survivors_of(socket: &str, command: i32) -> Vec<Survivor> {
     let variable = format!("AVLEAK_SOCKET={socket}");
     let carries = |pid: i32| {
         std::fs::read(format!("/proc/{pid}/environ"))
@@ -154,17 +163,15 @@ fn survivors_of(socket: &str, command: i32) -> Vec<String> {
         })
     };
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let mut survivors: Vec<(i32, String)> = processes
+    processes
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| pid != command && carries(pid) && has_ffmpeg(pid))
+        .filter(|&pid| pid != command && carries(pid))
         .map(|pid| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            (pid, format!("{} (pid {pid})", name.trim_end()))
+            Survivor { title: format!("{} (pid {pid})", name.trim_end()), has_ffmpeg: has_ffmpeg(pid) }
         })
-        .collect();
-    survivors.sort();
-    survivors.into_iter().map(|(_, title)| title).collect()
+        .collect()
 }
 
 /// Until the command and every process that registered has ended and been checked.
@@ -181,7 +188,7 @@ fn follow(
     let mut ended = None;
     let mut since: Option<Instant> = None;
     let mut told = false;
-    let (mut survivors, mut given_up) = (Vec::new(), false);
+    let (mut survivors, mut dormant, mut given_up) = (Vec::new(), Vec::new(), false);
     loop {
         if supervised.is_none() && watch.is_idle() {
             // What registered in the very last moment is in the channel by now.
@@ -190,9 +197,23 @@ fn follow(
                 continue;
             }
             if !given_up {
-                survivors = survivors_of(socket, supervisor.pid());
+                let all = survivors_of(socket, supervisor.pid());
+                // One that was forked this moment has not executed its program yet.
+                let settling = since.is_some_and(|since| since.elapsed() < SETTLING) && !all.is_empty();
+                dormant = all.iter().filter(|survivor| !survivor.has_ffmpeg).map(|s| s.title.clone()).collect();
+                survivors = all.into_iter().filter(|s| s.has_ffmpeg).map(|s| s.title).collect();
+                if settling {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
             }
             if survivors.is_empty() || given_up {
+                if !dormant.is_empty() {
+                    say(&format!(
+                        "{} outlived the command, without FFmpeg so far; nobody watches that any more",
+                        dormant.join(", ")
+                    ));
+                }
                 return (ended, survivors);
             }
         }
