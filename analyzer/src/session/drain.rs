@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use avleak_wire::layout::{API_NAMES, CLOCK_TSC};
 use avleak_wire::ring::Consumer;
@@ -203,16 +203,4 @@ impl Worker {
             segment: self.segment,
         }
     }
-}
-
-/// Waits until `done` or the deadline, in small steps: for tests and shutdown.
-pub fn wait_until(deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while !done() {
-        if start.elapsed() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
 }
