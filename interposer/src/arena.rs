@@ -7,7 +7,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Virtual bytes; pages are used as they are touched.
-const BYTES: u64 = 256 << 20;
+const BYTES: u64 = 1 << 30;
 const SMALLER: u64 = 32 << 20;
 
 static START: AtomicU64 = AtomicU64::new(0);

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 /// A page of its own, zeroed by the kernel in every forked child (MADV_WIPEONFORK), however the fork was made. A vfork or
 /// posix_spawn child shares the parent's memory and sees the parent's values, as it should.
 #[repr(C, align(4096))]
-struct Page {
+pub struct Page {
     /// The present arming's generation; 0 while dormant.
     armed: AtomicU32,
     /// `STAGE_*`.
@@ -17,7 +17,8 @@ struct Page {
     rest: [u32; 1020],
 }
 
-static PAGE: Page = Page {
+/// The page. Its first word is read by the thunks' assembly too.
+pub static ARMED_PAGE: Page = Page {
     armed: AtomicU32::new(0),
     stage: AtomicU32::new(0),
     loaded_something: AtomicU32::new(0),
@@ -40,13 +41,13 @@ static NO_WIPE: AtomicBool = AtomicBool::new(false);
 #[inline(always)]
 pub fn armed() -> u32 {
     // Acquire pairs with the release in `finish_arming`: who sees a generation sees its segment.
-    PAGE.armed.load(Ordering::Acquire)
+    ARMED_PAGE.armed.load(Ordering::Acquire)
 }
 
 /// Makes the page wiped on fork.
 pub fn prepare() {
-    let page = &raw const PAGE;
-    // SAFETY: the range is exactly PAGE, which is page-aligned, page-sized and in .bss (private anonymous memory).
+    let page = &raw const ARMED_PAGE;
+    // SAFETY: the range is exactly this page, which is page-aligned, page-sized and in .bss (private anonymous memory).
     let refused = unsafe { libc::madvise(page.cast_mut().cast(), size_of::<Page>(), libc::MADV_WIPEONFORK) } != 0;
     if refused {
         NO_WIPE.store(true, Ordering::Relaxed);
@@ -56,8 +57,8 @@ pub fn prepare() {
 }
 
 unsafe extern "C" fn forget_in_child() {
-    PAGE.armed.store(0, Ordering::Relaxed);
-    PAGE.stage.store(STAGE_DORMANT, Ordering::Relaxed);
+    ARMED_PAGE.armed.store(0, Ordering::Relaxed);
+    ARMED_PAGE.stage.store(STAGE_DORMANT, Ordering::Relaxed);
 }
 
 /// MADV_WIPEONFORK was refused.
@@ -70,57 +71,57 @@ pub fn begin_arming() -> Option<u32> {
     if GIVEN_UP.load(Ordering::Relaxed) {
         return None;
     }
-    PAGE.stage.compare_exchange(STAGE_DORMANT, STAGE_ARMING, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    ARMED_PAGE.stage.compare_exchange(STAGE_DORMANT, STAGE_ARMING, Ordering::AcqRel, Ordering::Relaxed).ok()?;
     Some(NEXT_GENERATION.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Opens the hooks.
 pub fn finish_arming(generation: u32) {
-    PAGE.stage.store(STAGE_ARMED, Ordering::Relaxed);
-    PAGE.armed.store(generation, Ordering::Release);
+    ARMED_PAGE.stage.store(STAGE_ARMED, Ordering::Relaxed);
+    ARMED_PAGE.armed.store(generation, Ordering::Release);
 }
 
 /// Arming failed, or the interposer cannot go on: dormant for good, here and in children forked from here.
 pub fn disable() {
-    PAGE.armed.store(0, Ordering::Release);
-    PAGE.stage.store(STAGE_DISABLED, Ordering::Relaxed);
+    ARMED_PAGE.armed.store(0, Ordering::Release);
+    ARMED_PAGE.stage.store(STAGE_DISABLED, Ordering::Relaxed);
     GIVEN_UP.store(true, Ordering::Relaxed);
 }
 
 /// Dormant with a chance to arm, or on the way there.
 #[inline(always)]
 pub fn can_arm() -> bool {
-    matches!(PAGE.stage.load(Ordering::Relaxed), STAGE_DORMANT | STAGE_ARMING)
+    matches!(ARMED_PAGE.stage.load(Ordering::Relaxed), STAGE_DORMANT | STAGE_ARMING)
 }
 
 /// Another thread is arming.
 pub fn is_arming() -> bool {
-    PAGE.stage.load(Ordering::Relaxed) == STAGE_ARMING
+    ARMED_PAGE.stage.load(Ordering::Relaxed) == STAGE_ARMING
 }
 
 /// dlopen was called.
 pub fn note_load() {
-    PAGE.loaded_something.store(1, Ordering::Relaxed);
-    PAGE.loaded_for_lookup.store(1, Ordering::Relaxed);
+    ARMED_PAGE.loaded_something.store(1, Ordering::Relaxed);
+    ARMED_PAGE.loaded_for_lookup.store(1, Ordering::Relaxed);
 }
 
 /// A module that was passed over has to be looked at again.
 pub fn note_unready() {
-    PAGE.loaded_something.store(1, Ordering::Relaxed);
+    ARMED_PAGE.loaded_something.store(1, Ordering::Relaxed);
 }
 
 /// Something was loaded since the last dlsym; asked once.
 pub fn take_load_for_lookup() -> bool {
-    PAGE.loaded_for_lookup.load(Ordering::Relaxed) != 0 && PAGE.loaded_for_lookup.swap(0, Ordering::Relaxed) != 0
+    ARMED_PAGE.loaded_for_lookup.load(Ordering::Relaxed) != 0 && ARMED_PAGE.loaded_for_lookup.swap(0, Ordering::Relaxed) != 0
 }
 
 /// Something may have been loaded that nobody looked at yet.
 #[inline(always)]
 pub fn load_pending() -> bool {
-    PAGE.loaded_something.load(Ordering::Relaxed) != 0
+    ARMED_PAGE.loaded_something.load(Ordering::Relaxed) != 0
 }
 
 /// The modules are being looked at now.
 pub fn clear_load() {
-    PAGE.loaded_something.store(0, Ordering::Relaxed);
+    ARMED_PAGE.loaded_something.store(0, Ordering::Relaxed);
 }

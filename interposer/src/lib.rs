@@ -3,8 +3,9 @@
 //! Map, from the symbols inwards:
 //! * [`stubs`]: the exported symbols, one table; [`hooks`]: what each does around the real function.
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
-//! * [`recorder`]: from a call to an event; [`thread`]: a thread's state and ring; [`intern`]: stacks to ids.
-//! * [`unwind`]: the stack of a call, [`memo`]: what is remembered of it; [`modules`]: which ELF object an address lies in; [`elf`]: reading mapped ELF objects.
+//! * [`recorder`]: from a call to an event, or to none; [`told`], [`foreign`]: when none may be enough; [`thread`]: a thread's state and ring.
+//! * [`unwind`]: the stack of a call; [`traces`], [`memo`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
+//!   object an address lies in; [`elf`]: reading mapped ELF objects.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
 //!
@@ -19,6 +20,7 @@ mod arena;
 mod arm;
 mod control;
 mod elf;
+mod foreign;
 mod hooks;
 mod intern;
 mod loader;
@@ -35,6 +37,8 @@ mod spawn;
 mod stubs;
 mod sys;
 mod thread;
+mod told;
+mod traces;
 mod unwind;
 
 /// Runs when ld.so initialises the library: before main, after the libraries that the program is linked to.

@@ -186,6 +186,14 @@ pub fn note_unload() {
     TABLE_GENERATION.fetch_add(1, Ordering::AcqRel);
 }
 
+/// Module record `number` − 1 is one of FFmpeg's; 0 is no module.
+pub fn is_ffmpeg(number: u32) -> bool {
+    let Some(known) = (number as usize).checked_sub(1).and_then(|index| ALL.get(index)) else { return false };
+    // SAFETY: null, or a module, which is never freed.
+    unsafe { known.load(Ordering::Acquire).as_ref() }
+        .is_some_and(|module| module.flags & (wire::MODULE_FFMPEG | wire::MODULE_LIBAVUTIL) != 0)
+}
+
 /// Changes whenever an answer of [`find`] may.
 #[inline(always)]
 pub fn table_generation() -> u64 {

@@ -1,61 +1,56 @@
-//! From a hooked call to an event in the thread's ring.
+//! From a hooked call to an event: among the thread's young first ([`avleak_wire::young`]), then in its ring, or nowhere.
 //!
-//! Order, the heart of the wire's truth: an allocation is stamped after it succeeded; a free is stamped and published before the
-//! real free; a realloc has both stamps and publishes nothing when it failed.
+//! Order, the heart of the wire's truth: an allocation is stamped after it succeeded; a free is stamped and published, or cancels its
+//! allocation, before the real free; a realloc has both stamps and publishes nothing when it failed.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use avleak_wire::event::{Event, FREE_UNMAPS, KIND_ALLOC, KIND_FREE, KIND_FREE_BY_REALLOC};
+use avleak_wire::event::{
+    Event, FREE_UNMAPS, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE, KIND_FREE,
+    KIND_FREE_BY_REALLOC,
+};
+use avleak_wire::young::{BY_REALLOC, MOVING, OBJECT, SETS, WAYS, Young, tag_of};
 
-use crate::segment::{self, Segment};
+use crate::segment::Segment;
 use crate::thread::{self, ThreadState};
+use crate::traces::Known;
 use crate::unwind::Registers;
-use crate::{arm, control, settings, sys};
+use crate::{arm, control, foreign, settings, sys};
 
-/// How often a producer looks whether the reader sleeps: every so many events.
-const WAKE_EVERY: u64 = 512;
-
-/// Runs `work` with this thread's state, or counts `events` as lost.
+/// Runs `work` with this thread's state; `None` where our code is running already, or no ring is to be had: an event is lost then.
 #[inline(always)]
-fn with_state(generation: u32, sp: u64, events: u32, work: impl FnOnce(&'static Segment, &mut ThreadState)) {
-    let Some(mut guard) = thread::enter(sp) else {
-        for _ in 0..events {
-            thread::count_swallowed();
-        }
-        return;
-    };
-    let Some(segment) = segment::get() else { return };
-    match guard.state(generation) {
-        Some(state) => work(segment, state),
-        None => {
-            segment.header().dropped_without_ring.fetch_add(u64::from(events), Ordering::Relaxed);
-        }
+fn with_state<R>(generation: u32, sp: u64, work: impl FnOnce(&mut ThreadState) -> R) -> Option<R> {
+    let mut guard = thread::enter(sp)?;
+    let state = guard.state(generation)?;
+    Some(work(state))
+}
+
+/// `events` were lost: our code was interrupted, or there is no ring.
+#[cold]
+fn count_lost(events: u32) {
+    for _ in 0..events {
+        thread::count_swallowed();
     }
 }
 
-/// Writes one event; waits, bounded, while the ring is full and the reader lives.
+/// Writes one event; waits, bounded, while the ring is full and the reader lives. False where it was dropped.
 #[inline(always)]
-fn publish(generation: u32, segment: &Segment, state: &mut ThreadState, event: Event) {
-    if !thread::still_armed(generation) {
-        // A child forked in the middle of this hook: the ring is the parent's.
-        return;
-    }
+fn publish(generation: u32, state: &mut ThreadState, event: Event) -> bool {
     match state.ring.push(event, &mut state.known_tail) {
         Ok(filled) => {
-            if filled % WAKE_EVERY == 0 {
-                segment.wake_consumer();
-            }
+            state.segment.published(filled);
+            true
         }
-        Err(_) => wait_and_publish(generation, segment, state, event),
+        Err(_) => wait_and_publish(generation, state.segment, state, event),
     }
 }
 
 #[cold]
-fn wait_and_publish(generation: u32, segment: &Segment, state: &mut ThreadState, event: Event) {
+fn wait_and_publish(generation: u32, segment: &Segment, state: &mut ThreadState, event: Event) -> bool {
     let header = state.ring.header();
     // A reader that did not move during one whole wait is not waited for again until it moves.
     if state.stalled_at_tail != Some(state.known_tail) {
-        sys::keep_errno(|| {
+        return sys::keep_errno(|| {
             let started = sys::clock_ns(libc::CLOCK_MONOTONIC);
             let patience = settings::patience_ns();
             let mut pause = 20_000;
@@ -66,14 +61,15 @@ fn wait_and_publish(generation: u32, segment: &Segment, state: &mut ThreadState,
                 sys::sleep_ns(pause);
                 pause = (pause * 2).min(1_000_000);
                 if !thread::still_armed(generation) {
-                    return;
+                    // A child forked in the middle of this hook: the ring is the parent's.
+                    return false;
                 }
                 let result = state.ring.push(event, &mut state.known_tail);
                 let now = sys::clock_ns(libc::CLOCK_MONOTONIC);
                 if result.is_ok() {
                     header.waited_ns.fetch_add(now - started, Ordering::Relaxed);
                     state.stalled_at_tail = None;
-                    return;
+                    return true;
                 }
                 if state.known_tail != tail {
                     (tail, since) = (state.known_tail, now);
@@ -85,22 +81,92 @@ fn wait_and_publish(generation: u32, segment: &Segment, state: &mut ThreadState,
             }
             state.stalled_at_tail = Some(state.known_tail);
             header.dropped.fetch_add(1, Ordering::Relaxed);
+            false
         });
-        return;
     }
     header.dropped.fetch_add(1, Ordering::Relaxed);
+    false
+}
+
+/// First cell of the set in which `address` has its place among the young.
+#[inline(always)]
+fn set_of(address: u64) -> u32 {
+    // The top bits of the product: 7 for 128 sets.
+    ((address >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - SETS.trailing_zeros())) as u32 * WAYS
+}
+
+/// The cell that holds `address` among the thread's young.
+#[inline(always)]
+fn young_cell(state: &ThreadState, address: u64) -> Option<u32> {
+    let (set, tag) = (set_of(address), tag_of(address));
+    (set..set + WAYS).find(|&index| state.ring.young(index).tag() == tag)
+}
+
+/// Publishes what the cell holds, which stays in its cell, marked, until the caller empties or refills it.
+#[inline(always)]
+fn push_young(generation: u32, state: &mut ThreadState, index: u32) -> Young {
+    let cell = state.ring.young(index);
+    let young = cell.held();
+    cell.mark_moving();
+    if publish(generation, state, young.event()) {
+        state.told.note(young.address, young.size);
+    }
+    young
+}
+
+/// Puts a new block among the young, in place of the oldest of its set if need be.
+#[inline(always)]
+fn keep_young(generation: u32, state: &mut ThreadState, young: Young) {
+    let (set, tag) = (set_of(young.address), tag_of(young.address));
+    let (mut place, mut oldest, mut oldest_stamp) = (None, set, u64::MAX);
+    for index in set..set + WAYS {
+        let cell = state.ring.young(index);
+        match cell.tag() {
+            0 => place = place.or(Some(index)),
+            known if known == tag => {
+                // Somebody else gave that one back. Both its events are told.
+                (place, oldest) = (None, index);
+                break;
+            }
+            _ => {
+                let stamp = cell.stamp();
+                if stamp < oldest_stamp {
+                    (oldest, oldest_stamp) = (index, stamp);
+                }
+            }
+        }
+    }
+    let index = place.unwrap_or_else(|| {
+        push_young(generation, state, oldest);
+        state.ring.young(oldest).empty();
+        oldest
+    });
+    state.ring.young(index).fill(young);
+}
+
+#[inline(always)]
+fn young(stamp: u64, address: u64, size: u64, known: Known) -> Young {
+    let mark = foreign::count(address) | if known.libav { OBJECT } else { 0 };
+    Young { stamp, address, size, stack: known.node, mark }
 }
 
 /// `address` was returned by the allocator.
 #[inline(always)]
 pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
-    with_state(generation, caller.sp, 1, |segment, state| {
-        let stack = stack_of(segment, state, caller);
+    let done = with_state(generation, caller.sp, |state| {
+        let known = state.unwinding.stack(state.segment, caller);
+        if !thread::still_armed(generation) {
+            // A child forked in the middle of this hook: the ring is the parent's.
+            return;
+        }
         state.ring.begin();
-        let event = Event { stamp: sys::stamp_after(), address, kind: KIND_ALLOC, size, stack };
-        publish(generation, segment, state, event);
+        let young = young(sys::stamp_after(), address, size, known);
+        keep_young(generation, state, young);
         state.ring.end();
     });
+    if done.is_none() {
+        count_lost(1);
+    }
     if control::load_pending() {
         arm::look_at_loaded(caller);
     }
@@ -122,41 +188,134 @@ pub fn fate(address: u64) -> u64 {
     if size & 2 != 0 { FREE_UNMAPS } else { 0 }
 }
 
+/// The young block at `address`, if it is this thread's and nobody else gave it back meanwhile.
+#[inline(always)]
+fn own_young(state: &ThreadState, address: u64) -> Option<u32> {
+    let index = young_cell(state, address)?;
+    let mark = state.ring.young(index).held().mark;
+    (mark & !OBJECT == foreign::count(address)).then_some(index)
+}
+
+/// How a block ends.
+#[derive(Clone, Copy)]
+struct End {
+    kind: u8,
+    address: u64,
+    /// `None`: to be taken when it is needed.
+    stamp: Option<u64>,
+    fate: u64,
+    stack: Option<u32>,
+}
+
+/// A young block of this thread's ends: nothing is published, if nothing is lost by that.
+#[inline(always)]
+fn dies_young(generation: u32, state: &mut ThreadState, index: u32, caller: Registers, mut end: End) {
+    let young = state.ring.young(index).held();
+    if end.fate != FREE_UNMAPS && state.told.covers(end.address, young.size) {
+        let cancels = young.mark & OBJECT == 0 || {
+            let freed = match end.kind {
+                KIND_FREE_BY_REALLOC => BY_REALLOC,
+                _ => *end.stack.get_or_insert_with(|| stack_of_free(state, caller)),
+            };
+            thread::still_armed(generation) && state.ring.cancels(young.stack, freed)
+        };
+        if cancels && thread::still_armed(generation) {
+            state.ring.count_cancelled();
+            state.ring.young(index).empty();
+            return;
+        }
+    }
+    ends(generation, state, Some(index), caller, end);
+}
+
+/// A block ends, and both its events are told: that of the young cell, where it is in one, and this.
+#[inline(always)]
+fn ends(generation: u32, state: &mut ThreadState, index: Option<u32>, caller: Registers, end: End) {
+    let stack = end.stack.unwrap_or_else(|| stack_of_free(state, caller));
+    if !thread::still_armed(generation) {
+        return;
+    }
+    state.ring.begin();
+    if let Some(index) = index {
+        push_young(generation, state, index);
+    }
+    let stamp = end.stamp.unwrap_or_else(sys::stamp_before);
+    publish(generation, state, Event { stamp, address: end.address, kind: end.kind, size: end.fate, stack });
+    if end.fate == FREE_UNMAPS {
+        state.told.forget(end.address);
+    }
+    if let Some(index) = index {
+        state.ring.young(index).empty();
+    }
+    state.ring.end();
+}
+
 /// `address` is about to be given back.
 #[inline(always)]
 pub fn freeing(generation: u32, caller: Registers, address: u64) {
-    with_state(generation, caller.sp, 1, |segment, state| {
-        let stack = stack_of_free(segment, state, caller);
-        state.ring.begin();
-        let event = Event { stamp: sys::stamp_before(), address, kind: KIND_FREE, size: fate(address), stack };
-        publish(generation, segment, state, event);
-        state.ring.end();
+    let done = with_state(generation, caller.sp, |state| {
+        let end = End { kind: KIND_FREE, address, stamp: None, fate: fate(address), stack: None };
+        match own_young(state, address) {
+            Some(index) => dies_young(generation, state, index, caller, end),
+            None => {
+                foreign::note(address);
+                let index = young_cell(state, address);
+                ends(generation, state, index, caller, end);
+            }
+        }
     });
+    if done.is_none() {
+        foreign::note(address);
+        count_lost(1);
+    }
 }
 
 /// A realloc has succeeded: `old` became `new`.
 #[inline(always)]
 pub fn reallocated(generation: u32, caller: Registers, old: Old, new: u64, size: u64) {
-    with_state(generation, caller.sp, 2, |segment, state| {
-        let stack = stack_of(segment, state, caller);
+    let done = with_state(generation, caller.sp, |state| {
+        let known = state.unwinding.stack(state.segment, caller);
+        let end = End {
+            kind: KIND_FREE_BY_REALLOC,
+            address: old.address,
+            stamp: Some(old.stamp),
+            fate: old.fate,
+            stack: Some(known.node),
+        };
+        old_ends(generation, state, caller, old, end);
+        if !thread::still_armed(generation) {
+            return;
+        }
         state.ring.begin();
-        let freed = Event { stamp: old.stamp, address: old.address, kind: KIND_FREE_BY_REALLOC, size: old.fate, stack };
-        publish(generation, segment, state, freed);
-        let event = Event { stamp: sys::stamp_after(), address: new, kind: KIND_ALLOC, size, stack };
-        publish(generation, segment, state, event);
+        let young = young(sys::stamp_after(), new, size, known);
+        keep_young(generation, state, young);
         state.ring.end();
     });
+    if done.is_none() {
+        count_lost(2);
+    }
+}
+
+#[inline(always)]
+fn old_ends(generation: u32, state: &mut ThreadState, caller: Registers, old: Old, end: End) {
+    match young_cell(state, old.address) {
+        Some(index) if old.own => dies_young(generation, state, index, caller, end),
+        index => ends(generation, state, index, caller, end),
+    }
 }
 
 /// A realloc to no bytes gave `old` back.
 #[inline(always)]
 pub fn freed_by_realloc(generation: u32, caller: Registers, old: Old) {
-    with_state(generation, caller.sp, 1, |segment, state| {
-        let stack = stack_of(segment, state, caller);
-        let event = Event { stamp: old.stamp, address: old.address, kind: KIND_FREE, size: old.fate, stack };
-        publish(generation, segment, state, event);
+    let done = with_state(generation, caller.sp, |state| {
+        let stack = Some(state.unwinding.stack(state.segment, caller).node);
+        let end = End { kind: KIND_FREE, address: old.address, stamp: Some(old.stamp), fate: old.fate, stack };
+        old_ends(generation, state, caller, old, end);
         state.ring.end();
     });
+    if done.is_none() {
+        count_lost(1);
+    }
 }
 
 /// A block before its realloc.
@@ -165,59 +324,117 @@ pub struct Old {
     address: u64,
     stamp: u64,
     fate: u64,
+    /// It is a young block of this thread's.
+    own: bool,
 }
 
 /// A realloc is about to be made: nothing older than this may be thought settled. Pairs with [`realloc_ends`].
 #[inline(always)]
 pub fn realloc_begins(generation: u32, sp: u64, address: u64) -> Old {
-    with_state(generation, sp, 0, |_, state| state.ring.begin());
-    Old { address, stamp: sys::stamp_before(), fate: fate(address) }
+    let own = with_state(generation, sp, |state| {
+        state.ring.begin();
+        own_young(state, address).is_some()
+    })
+    .unwrap_or(false);
+    if !own {
+        foreign::note(address);
+    }
+    Old { address, stamp: sys::stamp_before(), fate: fate(address), own }
 }
 
 /// A realloc came to nothing.
 #[inline(always)]
 pub fn realloc_failed(generation: u32, sp: u64) {
-    with_state(generation, sp, 0, |_, state| state.ring.end());
+    with_state(generation, sp, |state| state.ring.end());
 }
 
-/// The second witness: `kind` (`KIND_API_*`) happened to `address`; `api` counts.
+/// API functions of which nothing but their number is wanted, by bits of [`avleak_wire::layout::API_NAMES`]; read by the thunks.
+/// av_frame_free and av_packet_free are among them as long as malloc saw every object.
+pub static COUNT_ONLY: AtomicU32 = AtomicU32::new(COUNTED);
+const COUNTED: u32 = 0b11_1111_1010 & !(1 << 2 | 1 << 8);
+const FREES: u32 = 1 << 1 | 1 << 9;
+
+/// The second witness: function `api` was called.
 #[inline(always)]
-pub fn called(generation: u32, caller: Registers, api: usize, what: Option<(u8, u64, u64)>) {
-    with_state(generation, caller.sp, u32::from(what.is_some()), |segment, state| {
-        let counter = &state.header().calls[api];
-        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        if let Some((kind, address, size)) = what {
-            let stack = stack_of(segment, state, caller);
+pub fn called(generation: u32, caller: Registers, api: usize) {
+    let done = with_state(generation, caller.sp, |state| count_call(state, api));
+    if done.is_none() {
+        // A call that is not counted is no lost event.
+    }
+}
+
+#[inline(always)]
+fn count_call(state: &ThreadState, api: usize) {
+    let counter = &state.header().calls[api];
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// av_frame_alloc or its kin (`kind`) returned `address`. The malloc view should know it: where it does, once a stack is said so.
+#[inline(always)]
+pub fn made_by_call(generation: u32, caller: Registers, api: usize, kind: u8, address: u64) {
+    let done = with_state(generation, caller.sp, |state| {
+        count_call(state, api);
+        let stack = match young_cell(state, address) {
+            Some(index) => {
+                let young = state.ring.young(index).held();
+                if !state.compared.first_time(young.stack) || young.mark & MOVING != 0 {
+                    return;
+                }
+                // The allocation first: the analyzer is to know it when this comes.
+                state.ring.begin();
+                push_young(generation, state, index);
+                state.ring.young(index).empty();
+                young.stack
+            }
+            None => {
+                COUNT_ONLY.fetch_and(!FREES, Ordering::Relaxed);
+                let stack = state.unwinding.stack(state.segment, caller).node;
+                state.ring.begin();
+                stack
+            }
+        };
+        if thread::still_armed(generation) {
+            publish(generation, state, Event { stamp: sys::stamp_after(), address, kind, size: 0, stack });
+        }
+        state.ring.end();
+    });
+    if done.is_none() {
+        count_lost(1);
+    }
+}
+
+/// av_frame_free or av_packet_free (`kind`) is about to free `address`, of which perhaps only the call is seen.
+#[inline(always)]
+pub fn freed_by_call(generation: u32, caller: Registers, api: usize, kind: u8, address: u64) {
+    let done = with_state(generation, caller.sp, |state| {
+        count_call(state, api);
+        let stack = state.unwinding.stack(state.segment, caller).node;
+        if thread::still_armed(generation) {
             state.ring.begin();
-            let event = Event { stamp: sys::stamp_after(), address, kind, size, stack };
-            publish(generation, segment, state, event);
+            publish(generation, state, Event { stamp: sys::stamp_before(), address, kind, size: 0, stack });
             state.ring.end();
         }
     });
+    if done.is_none() {
+        count_lost(1);
+    }
 }
 
-#[inline(always)]
-fn stack_of(segment: &Segment, state: &mut ThreadState, caller: Registers) -> u32 {
-    guarded(segment, || state.unwinding.stack(segment, caller))
+/// The kinds of the second witness's events, by function: made, freed.
+pub fn kind_made(api: usize) -> u8 {
+    if api == crate::slots::PACKET_ALLOC { KIND_API_PACKET_ALLOC } else { KIND_API_FRAME_ALLOC }
+}
+
+/// See [`kind_made`].
+pub fn kind_freed(api: usize) -> u8 {
+    if api == crate::slots::PACKET_FREE { KIND_API_PACKET_FREE } else { KIND_API_FRAME_FREE }
 }
 
 /// Only a free that FFmpeg or its direct user makes is worth its stack.
 #[inline(always)]
-fn stack_of_free(segment: &Segment, state: &mut ThreadState, caller: Registers) -> u32 {
-    guarded(segment, || {
-        if !state.unwinding.is_libav_or_user(caller.pc) {
-            return 0;
-        }
-        state.unwinding.stack(segment, caller)
-    })
-}
-
-/// A panic in an unwinding library must not reach the host: it costs this one stack.
-#[inline(always)]
-fn guarded(segment: &Segment, work: impl FnOnce() -> u32) -> u32 {
-    let capture = core::panic::AssertUnwindSafe(work);
-    std::panic::catch_unwind(capture).unwrap_or_else(|_| {
-        segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
-        0
-    })
+fn stack_of_free(state: &mut ThreadState, caller: Registers) -> u32 {
+    if !state.unwinding.is_libav_or_user(caller.pc) {
+        return 0;
+    }
+    state.unwinding.stack(state.segment, caller).node
 }

@@ -3,9 +3,12 @@
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout as wire;
-use avleak_wire::ring::Producer;
+use avleak_wire::ring::{Mapped, Producer};
 
 use crate::{arena, control, elf, sys};
+
+/// So many waiting events are worth waking the analyzer out of a nap.
+const WAKE_AT: u64 = wire::RING_EVENTS / 4;
 
 /// A mapped segment.
 pub struct Segment {
@@ -134,7 +137,7 @@ impl Segment {
     pub fn ring(&self, index: u32) -> Producer {
         let offset = wire::RINGS_OFFSET + u64::from(index.min(self.ring_slots - 1)) * wire::RING_STRIDE;
         // SAFETY: inside the mapping, which lives until a child replaces it; one owner by the state's lock.
-        unsafe { Producer::new(self.base.add(offset as usize)) }
+        Producer::over(unsafe { Mapped::new(self.base.add(offset as usize)) })
     }
 
     fn record(&self, index: u32) -> &wire::ModuleRecord {
@@ -221,11 +224,20 @@ impl Segment {
         self.header().module_count.store(count, Ordering::Release);
     }
 
-    /// Wakes the analyzer if it sleeps.
+    /// After a publication: wakes the analyzer where it waits for one; where it only naps, if `filled` events wait for it.
     #[inline(always)]
+    pub fn published(&self, filled: u64) {
+        let sleeping = self.header().consumer_sleeping.load(Ordering::Relaxed);
+        if sleeping != 0 && (sleeping == wire::ASLEEP || filled >= WAKE_AT) {
+            self.wake_consumer();
+        }
+    }
+
+    /// Wakes the analyzer if it sleeps.
+    #[cold]
     pub fn wake_consumer(&self) {
         let sleeping: &AtomicU32 = &self.header().consumer_sleeping;
-        if sleeping.load(Ordering::Relaxed) != 0 && sleeping.swap(0, Ordering::AcqRel) != 0 {
+        if sleeping.swap(0, Ordering::AcqRel) != 0 {
             sys::keep_errno(|| sys::futex_wake(sleeping));
         }
     }

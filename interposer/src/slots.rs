@@ -11,19 +11,20 @@ use core::arch::global_asm;
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use avleak_wire::event::{
-    KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE,
-};
 use avleak_wire::layout as wire;
 
 use crate::elf::{Dynamic, Layout, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT};
 use crate::modules::Module;
 use crate::unwind::Registers;
-use crate::{arm, control, recorder, segment, stubs, sys};
+use crate::{arm, control, recorder, segment, stubs, sys, thread};
 
 const THUNKS: usize = 2048;
 
-// 16 bytes each: which entry, and on to the one handler. No function behind these has more than two arguments.
+// 16 bytes each: which entry, and on to the common part. No function behind these has more than two arguments.
+//
+// The common part counts the call in this thread's ring and jumps on to the real function, so that nothing of ours is on the stack. It
+// leaves that to the handler where the thread has no ring of the present arming, the slot is not bound yet, or more than a number is
+// wanted. It uses only registers that a call may change and that carry no argument here (rdx carries the index).
 global_asm!(
     ".pushsection .text.avleak_thunks,\"ax\",@progbits",
     ".balign 16",
@@ -40,11 +41,41 @@ global_asm!(
     ".set avleak_thunk_index, avleak_thunk_index + 1",
     ".endr",
     "77:",
+    "mov r11, qword ptr [rip + avleak_thread_slot@GOTTPOFF]",
+    "mov r10d, dword ptr fs:[r11 + {generation}]",
+    "test r10d, r10d",
+    "je 78f",
+    "cmp r10d, dword ptr [rip + {armed}]",
+    "jne 78f",
+    "mov r10, qword ptr fs:[r11 + {calls}]",
+    "test r10, r10",
+    "je 78f",
+    "mov r11d, edx",
+    "shl r11, 5",
+    "lea rax, [rip + {entries}]",
+    "add r11, rax",
+    "cmp byte ptr [r11 + {lazy}], 0",
+    "jne 78f",
+    "mov eax, dword ptr [r11 + {api}]",
+    "mov ecx, dword ptr [rip + {count_only}]",
+    "bt ecx, eax",
+    "jnc 78f",
+    "add qword ptr [r10 + 8 * rax], 1",
+    "jmp qword ptr [r11 + {real}]",
+    "78:",
     "mov rcx, rsp",
     "mov r8, rbp",
     "jmp {called}",
     ".popsection",
     called = sym called,
+    armed = sym control::ARMED_PAGE,
+    entries = sym ENTRIES,
+    count_only = sym recorder::COUNT_ONLY,
+    generation = const thread::SLOT_GENERATION,
+    calls = const thread::SLOT_CALLS,
+    lazy = const core::mem::offset_of!(Entry, lazy),
+    api = const core::mem::offset_of!(Entry, api),
+    real = const core::mem::offset_of!(Entry, real),
 );
 
 unsafe extern "C" {
@@ -52,7 +83,8 @@ unsafe extern "C" {
     static THUNK_CODE: [[u8; 16]; THUNKS];
 }
 
-/// What thunk number i stands for.
+/// What thunk number i stands for. 32 bytes: the thunks' assembly counts on it.
+#[repr(C, align(32))]
 struct Entry {
     slot: AtomicU64,
     /// The function, or the module's own PLT as long as the slot is not bound.
@@ -62,6 +94,8 @@ struct Entry {
     kind: AtomicU32,
     lazy: AtomicBool,
 }
+
+const _: () = assert!(size_of::<Entry>() == 32);
 
 static ENTRIES: [Entry; THUNKS] = [const {
     Entry {
@@ -88,11 +122,12 @@ fn is_thunk(address: u64) -> bool {
 const FRAME_ALLOC: usize = 0;
 const FRAME_FREE: usize = 1;
 const FRAME_CLONE: usize = 2;
-const FRAME_MOVE: usize = 5;
-const PACKET_ALLOC: usize = 8;
-const PACKET_FREE: usize = 9;
+/// Index of av_packet_alloc in [`wire::API_NAMES`].
+pub const PACKET_ALLOC: usize = 8;
+/// Index of av_packet_free.
+pub const PACKET_FREE: usize = 9;
 
-/// A call through a patched slot.
+/// A call through a patched slot that is more than counted.
 unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u64) -> u64 {
     let entry = &ENTRIES[index as usize & (THUNKS - 1)];
     let real = entry.real.load(Ordering::Acquire);
@@ -105,27 +140,29 @@ unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u6
     let generation = control::armed();
     // SAFETY: the thunk passed its own stack pointer at entry.
     let caller = unsafe { Registers::at_entry(sp, bp) };
-    if generation != 0 {
-        let what = match api {
+    let makes = matches!(api, FRAME_ALLOC | FRAME_CLONE | PACKET_ALLOC);
+    if generation != 0 && !makes {
+        let freed = match api {
             // SAFETY: the argument of av_frame_free and av_packet_free: null, or the address of a pointer.
-            FRAME_FREE | PACKET_FREE if first != 0 => match unsafe { *(first as *const u64) } {
-                0 => None,
-                object => Some((if api == FRAME_FREE { KIND_API_FRAME_FREE } else { KIND_API_PACKET_FREE }, object, 0)),
-            },
-            FRAME_MOVE => Some((KIND_API_FRAME_MOVE, first, second)),
-            _ => None,
+            FRAME_FREE | PACKET_FREE if first != 0 => unsafe { *(first as *const u64) },
+            _ => 0,
         };
-        if !matches!(api, FRAME_ALLOC | FRAME_CLONE | PACKET_ALLOC) {
-            recorder::called(generation, caller, api, what);
+        if freed != 0 && recorder::COUNT_ONLY.load(Ordering::Relaxed) >> api & 1 == 0 {
+            recorder::freed_by_call(generation, caller, api, recorder::kind_freed(api), freed);
+        } else {
+            recorder::called(generation, caller, api);
         }
     }
     // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
     let result = unsafe {
         core::mem::transmute::<*const c_void, extern "C" fn(u64, u64) -> u64>(real as *const c_void)(first, second)
     };
-    if generation != 0 && matches!(api, FRAME_ALLOC | FRAME_CLONE | PACKET_ALLOC) && control::armed() == generation {
-        let kind = if api == PACKET_ALLOC { KIND_API_PACKET_ALLOC } else { KIND_API_FRAME_ALLOC };
-        recorder::called(generation, caller, api, (result != 0).then_some((kind, result, 0)));
+    if generation != 0 && makes && control::armed() == generation {
+        if result == 0 {
+            recorder::called(generation, caller, api);
+        } else {
+            recorder::made_by_call(generation, caller, api, recorder::kind_made(api), result);
+        }
     }
     if lazy {
         take_over_binding(entry, index as usize & (THUNKS - 1), real);

@@ -10,11 +10,12 @@
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout::{MAX_RINGS, RingHeader};
 use avleak_wire::ring::Producer;
 
+use crate::told::Told;
 use crate::unwind::{Unwinding, stack_left};
 use crate::{arena, control, segment, sys};
 
@@ -39,10 +40,15 @@ pub struct Slot {
     /// Not 0 while our code calls a function of the C library that allocates for itself.
     quiet: UnsafeCell<u32>,
     state: UnsafeCell<*mut ThreadState>,
-    reserved: u64,
+    /// The ring's counters of API calls, for the thunks ([`crate::slots`]); null where they are to ask us.
+    calls: UnsafeCell<*const AtomicU64>,
 }
 
 const _: () = assert!(size_of::<Slot>() == 32, "the assembly reserves 32 bytes");
+/// Offsets in [`Slot`] that the thunks' assembly uses.
+pub const SLOT_GENERATION: usize = core::mem::offset_of!(Slot, generation);
+/// See [`SLOT_GENERATION`].
+pub const SLOT_CALLS: usize = core::mem::offset_of!(Slot, calls);
 
 #[inline(always)]
 fn slot() -> &'static Slot {
@@ -68,8 +74,26 @@ pub struct ThreadState {
     pub known_tail: u64,
     /// For how long no more is waited for a reader that stands still.
     pub stalled_at_tail: Option<u64>,
+    /// Where the ring lies.
+    pub segment: &'static segment::Segment,
+    /// Which blocks the analyzer was told of.
+    pub told: Told,
+    /// Stacks of which the two witnesses were compared.
+    pub compared: Compared,
     /// The unwinder's own.
     pub unwinding: Unwinding,
+}
+
+/// Stacks that made an object which av_frame_alloc or its kin returned, and of which the analyzer was told so. Small: it may be told again.
+pub struct Compared([u32; 64]);
+
+impl Compared {
+    /// `stack` was not told, as far as is remembered; it is now.
+    #[inline(always)]
+    pub fn first_time(&mut self, stack: u32) -> bool {
+        let place = &mut self.0[stack as usize % 64];
+        core::mem::replace(place, stack) != stack || stack == 0
+    }
 }
 
 static STATES: [AtomicPtr<ThreadState>; MAX_RINGS as usize] =
@@ -166,6 +190,8 @@ impl Guard {
         // SAFETY: this thread's own slot; the state was just taken for this thread alone.
         unsafe {
             self.slot.state.get().write(state);
+            let calls = state.as_ref().map_or(core::ptr::null(), |state| state.header().calls.as_ptr());
+            self.slot.calls.get().write(calls);
             // Without a ring the next call tries again.
             self.slot.generation.get().write(if state.is_null() { 0 } else { generation });
             state.as_mut()
@@ -279,6 +305,9 @@ fn fresh(segment: &'static segment::Segment, index: u32) -> *mut ThreadState {
             ring: segment.ring(index),
             known_tail: 0,
             stalled_at_tail: None,
+            segment,
+            told: Told::new(),
+            compared: Compared([0; 64]),
             unwinding: Unwinding::new(),
         });
         let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();

@@ -1,5 +1,5 @@
-//! The stack of a call: exact unwinding by the modules' own tables, with every read inside the thread's stack, and remembered
-//! ([`crate::memo`]).
+//! The stack of a call: exact unwinding by the modules' own tables, with every read inside the thread's stack, and remembered:
+//! as a whole ([`crate::traces`]), else step by step ([`crate::memo`]).
 
 use core::sync::atomic::Ordering;
 
@@ -10,6 +10,7 @@ use crate::intern::{self, StackFrame};
 use crate::memo::{self, Memo, Reads};
 use crate::modules::{self, Tables};
 use crate::segment::Segment;
+use crate::traces::{Known, MOST_READS, Traces};
 use crate::{settings, sys};
 
 /// Longest stack kept; of a longer one the outermost frames are cut.
@@ -68,13 +69,29 @@ const FRAME: u64 = 4096;
 const RANGES: usize = 6;
 const FLAG_CACHE: usize = 64;
 
+/// Of how many innermost frames one must be FFmpeg's for a block to be possibly an object of its: its allocator may be reached through a
+/// function of the C library.
+const INNERMOST: usize = 4;
+
+/// What a capture came to.
+struct Captured {
+    depth: usize,
+    /// The stack's end was found.
+    whole: bool,
+    /// Every step was known.
+    again: bool,
+}
+
 /// What a thread keeps for unwinding.
 pub struct Unwinding {
     rules: CacheX86_64<MustNotAllocateDuringUnwind>,
     frames: [StackFrame; DEPTH],
     /// Where each frame's step is in the memo.
-    steps: [u32; DEPTH],
+    steps: [u16; DEPTH],
     memo: Memo,
+    traces: Traces,
+    /// Of the module tables: what is remembered belongs to it.
+    generation: u64,
     ranges: [StackRange; RANGES],
     next_range: usize,
     /// Lowest address of the thread's own stack; 0 where unknown (the main thread's grows).
@@ -99,6 +116,8 @@ impl Unwinding {
             frames: [StackFrame::default(); DEPTH],
             steps: [memo::NONE; DEPTH],
             memo: Memo::new(),
+            traces: Traces::new(),
+            generation: 0,
             ranges: [StackRange::default(); RANGES],
             next_range: 0,
             low: 0,
@@ -113,6 +132,7 @@ impl Unwinding {
     /// Another thread owns this now: its stack is elsewhere.
     pub fn new_thread(&mut self) {
         self.memo.forget();
+        self.traces.forget();
         self.ranges = [StackRange::default(); RANGES];
         self.lookups_left = 8;
         self.low = 0;
@@ -123,9 +143,37 @@ impl Unwinding {
         }
     }
 
-    /// The id of the stack of a call; 0 where it cannot be stored.
-    pub fn stack(&mut self, segment: &Segment, start: Registers) -> u32 {
-        let depth = self.capture(segment, start);
+    /// The stack of a call; node 0 where it cannot be stored.
+    #[inline(always)]
+    pub fn stack(&mut self, segment: &Segment, start: Registers) -> Known {
+        let generation = modules::table_generation();
+        if self.generation == generation {
+            if let Some(known) = self.traces.find(&start) {
+                if settings::verify() {
+                    self.verify_trace(segment, start, known);
+                }
+                return known;
+            }
+        } else {
+            self.generation = generation;
+            self.traces.forget();
+        }
+        // A panic in an unwinding library must not reach the host: it costs this one stack.
+        let capture = core::panic::AssertUnwindSafe(|| self.follow(segment, start));
+        std::panic::catch_unwind(capture).unwrap_or_else(|_| {
+            segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
+            Known { node: 0, libav: false }
+        })
+    }
+
+    /// The same, step by step.
+    #[inline(never)]
+    fn follow(&mut self, segment: &Segment, start: Registers) -> Known {
+        let Captured { depth, whole, again } = self.capture(segment, start);
+        if settings::verify() {
+            verify(segment, start.pc, &self.frames[..depth]);
+        }
+        let libav = self.frames[..depth.min(INNERMOST)].iter().any(|frame| modules::is_ffmpeg(frame.module));
         let mut parent = 0;
         for at in (0..depth).rev() {
             let step = self.steps[at];
@@ -137,37 +185,79 @@ impl Unwinding {
             }
             let Some(node) = intern::node(segment, parent, self.frames[at]) else {
                 segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
-                return 0;
+                return Known { node: 0, libav };
             };
             if step != memo::NONE {
                 self.memo.note_node(step, parent, node);
             }
             parent = node;
         }
-        parent
+        let known = Known { node: parent, libav };
+        if whole && again {
+            self.keep(start, depth, known);
+        }
+        known
     }
 
-    /// Fills `frames` and `steps`, innermost first; returns how many.
-    fn capture(&mut self, segment: &Segment, start: Registers) -> usize {
+    /// Keeps the stack just captured as a trace.
+    fn keep(&mut self, start: Registers, depth: usize, known: Known) {
+        let mut reads = [(0, 0); MOST_READS];
+        let mut count = 0;
+        let mut at = start;
+        for &step in &self.steps[..depth] {
+            // A step may have been driven out by a later one of the same stack.
+            let Some(words) = (step != memo::NONE).then(|| self.memo.reads(step, &at)).flatten() else { return };
+            for word in words {
+                let Some(place) = reads.get_mut(count) else { return };
+                *place = word;
+                count += 1;
+            }
+            match self.memo.caller(step) {
+                Some(caller) => at = caller,
+                None => break,
+            }
+        }
+        self.traces.insert(&start, &reads[..count], known);
+    }
+
+    /// With `verify`: a trace that was taken for true is followed once more, by both unwinders.
+    #[cold]
+    fn verify_trace(&mut self, segment: &Segment, start: Registers, known: Known) {
+        let depth = self.capture(segment, start).depth;
+        verify(segment, start.pc, &self.frames[..depth]);
+        let mut id = known.node;
+        let same = self.frames[..depth].iter().all(|frame| {
+            let node = segment.node(id);
+            id = node.parent.load(Ordering::Relaxed);
+            node.pc.load(Ordering::Relaxed) == frame.pc && node.module.load(Ordering::Relaxed) == frame.module
+        });
+        if !same || id != 0 {
+            segment.header().verify_differences.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Fills `frames` and `steps`, innermost first.
+    fn capture(&mut self, segment: &Segment, start: Registers) -> Captured {
         let mut registers = start;
         let mut depth = 0;
         if registers.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
             segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);
             (self.frames[0], self.steps[0]) = (StackFrame { pc: registers.pc, module: 0 }, memo::NONE);
-            return 1;
+            return Captured { depth: 1, whole: false, again: false };
         }
-        self.memo.begin(modules::table_generation());
+        self.memo.begin(self.generation);
         // The range is only needed where something is not known.
         let mut range: Option<StackRange> = None;
         let mut last = memo::NONE;
+        let (mut whole, mut again) = (true, true);
         loop {
             let mut index = self.memo.find(&registers, self.memo.guess_after(last));
             let caller = if index != memo::NONE {
-                let step = self.memo.get(index);
-                self.frames[depth] = StackFrame { pc: registers.pc, module: step.module };
-                Ok((step.caller.pc != 0).then_some(step.caller))
+                self.frames[depth] = StackFrame { pc: registers.pc, module: self.memo.module(index) };
+                Ok(self.memo.caller(index))
             } else {
+                again = false;
                 let module = modules::find(registers.pc.wrapping_sub(1));
                 let number = module.map_or(0, |module| module.index + 1);
                 self.frames[depth] = StackFrame { pc: registers.pc, module: number };
@@ -186,8 +276,7 @@ impl Unwinding {
                     result => result,
                 };
                 if let Ok(caller) = result {
-                    let end = Registers { pc: 0, sp: 0, bp: 0 };
-                    index = self.memo.insert(registers, number, caller.unwrap_or(end), &reads);
+                    index = self.memo.insert(registers, number, caller, &reads);
                 }
                 result
             };
@@ -198,20 +287,19 @@ impl Unwinding {
             match caller {
                 Ok(Some(_)) if depth == DEPTH => {
                     segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
+                    whole = false;
                     break;
                 }
                 Ok(Some(caller)) => registers = caller,
                 Ok(None) => break,
                 Err(()) => {
                     segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
+                    whole = false;
                     break;
                 }
             }
         }
-        if settings::verify() {
-            verify(segment, start.pc, &self.frames[..depth]);
-        }
-        depth
+        Captured { depth, whole, again }
     }
 
     /// One frame outwards. Reads only inside `range`, and notes each word.

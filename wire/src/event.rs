@@ -1,6 +1,6 @@
 //! The event: what happened to which address, when, on which stack. 32 bytes.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// One slot of a ring.
 ///
@@ -9,12 +9,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// | 0 | 64 | stamp ([`crate::layout::Header::clock`]) |
 /// | 1 | 56 | address |
 /// | 1 | 8 (top) | kind, `KIND_*` |
-/// | 2 | 64 | size in bytes (alloc); `FREE_*` (free); second address (API events) |
+/// | 2 | 64 | size in bytes (alloc); `FREE_*` (free) |
 /// | 3 | 32 | stack node id, 0: none |
 /// | 3 | 32 (top) | sequence: low 32 bits of the event's index + 1 |
 #[repr(C, align(32))]
 pub struct EventCell(pub [AtomicU64; 4]);
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<EventCell>() == 32);
 
 /// A block was returned by the allocator: address, size, stack.
@@ -29,14 +30,12 @@ pub const KIND_FREE_BY_REALLOC: u8 = 3;
 pub const KIND_API_FRAME_ALLOC: u8 = 16;
 /// av_frame_free is about to free `address`.
 pub const KIND_API_FRAME_FREE: u8 = 17;
-/// av_frame_move_ref is about to move from `size` (source address) to `address` (destination).
-pub const KIND_API_FRAME_MOVE: u8 = 18;
 /// av_packet_alloc returned `address`.
 pub const KIND_API_PACKET_ALLOC: u8 = 19;
 /// av_packet_free is about to free `address`.
 pub const KIND_API_PACKET_FREE: u8 = 20;
 
-const ADDRESS_BITS: u32 = 56;
+pub(crate) const ADDRESS_BITS: u32 = 56;
 
 /// A decoded event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub struct Event {
     pub address: u64,
     /// `KIND_*`; the reader treats an unknown one as corruption.
     pub kind: u8,
-    /// Bytes; of a free `FREE_*`; the second address of an API event.
+    /// Bytes; of a free `FREE_*`.
     pub size: u64,
     /// Stack node id; 0: none.
     pub stack: u32,
@@ -78,8 +77,13 @@ impl EventCell {
             size: self.0[2].load(Ordering::Relaxed),
             stack: last as u32,
         };
-        let known =
-            matches!(event.kind, KIND_ALLOC..=KIND_FREE_BY_REALLOC | KIND_API_FRAME_ALLOC..=KIND_API_PACKET_FREE);
+        let known = matches!(
+            event.kind,
+            KIND_ALLOC
+                ..=KIND_FREE_BY_REALLOC | KIND_API_FRAME_ALLOC
+                ..=KIND_API_FRAME_FREE | KIND_API_PACKET_ALLOC
+                ..=KIND_API_PACKET_FREE
+        );
         (known && (last >> 32) as u32 == index.wrapping_add(1) as u32).then_some(event)
     }
 }

@@ -1,11 +1,11 @@
 //! The segment's layout: header, module records, stack nodes, rings. All offsets in bytes from the segment's start.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"avleak\0\x01");
 /// A reader refuses another major version.
-pub const MAJOR: u16 = 1;
+pub const MAJOR: u16 = 2;
 /// Minor versions only add fields where zero meant "absent".
 pub const MINOR: u16 = 0;
 
@@ -18,8 +18,12 @@ pub const MAX_MODULES: u32 = 4096;
 pub const MAX_NODES: u32 = 1 << 22;
 /// How many threads can record at once.
 pub const MAX_RINGS: u32 = 4096;
-/// Events in one ring; a power of two. 4096 × 32 bytes = 128 KiB a thread.
-pub const RING_EVENTS: u64 = 4096;
+/// Events in one ring; a power of two. 2048 × 32 bytes = 64 KiB a thread.
+pub const RING_EVENTS: u64 = 2048;
+/// Young allocations that a thread keeps to itself: [`crate::young`]. 512 × 32 bytes = 16 KiB a thread.
+pub const YOUNG_SLOTS: u32 = 512;
+/// Pairs of stacks whose cancelled objects a thread counts: [`crate::young::DeathCell`]. 1024 × 16 bytes = 16 KiB a thread.
+pub const DEATH_SLOTS: u32 = 1024;
 
 /// Where the module records start.
 pub const MODULES_OFFSET: u64 = PAGE;
@@ -27,8 +31,14 @@ pub const MODULES_OFFSET: u64 = PAGE;
 pub const NODES_OFFSET: u64 = MODULES_OFFSET + MAX_MODULES as u64 * size_of::<ModuleRecord>() as u64;
 /// Where the rings start: everything before is mapped as a whole by the producer.
 pub const RINGS_OFFSET: u64 = NODES_OFFSET + MAX_NODES as u64 * size_of::<StackNode>() as u64;
-/// Bytes from one ring to the next: a page of header, then the events.
-pub const RING_STRIDE: u64 = PAGE + RING_EVENTS * size_of::<crate::event::EventCell>() as u64;
+/// Where the events start in a ring.
+pub const EVENTS_IN_RING: u64 = PAGE;
+/// Where the young allocations start in a ring.
+pub const YOUNG_IN_RING: u64 = EVENTS_IN_RING + RING_EVENTS * size_of::<crate::event::EventCell>() as u64;
+/// Where the counts of cancelled objects start in a ring.
+pub const DEATHS_IN_RING: u64 = YOUNG_IN_RING + YOUNG_SLOTS as u64 * size_of::<crate::event::EventCell>() as u64;
+/// Bytes from one ring to the next: a page of header, the events, the young allocations, the counts.
+pub const RING_STRIDE: u64 = DEATHS_IN_RING + DEATH_SLOTS as u64 * size_of::<crate::young::DeathCell>() as u64;
 /// Bytes of the whole (sparse) segment.
 pub const SEGMENT_BYTES: u64 = RINGS_OFFSET + MAX_RINGS as u64 * RING_STRIDE;
 
@@ -82,7 +92,7 @@ pub struct Header {
     pub node_count: AtomicU32,
     /// Producer, growing: rings ever used.
     pub ring_count: AtomicU32,
-    /// Consumer sets 1 before it waits on this word as a futex; a producer that swaps it to 0 wakes it.
+    /// Consumer stores [`NAPPING`] or [`ASLEEP`] before it waits on this word as a futex; a producer that swaps it to 0 wakes it.
     pub consumer_sleeping: AtomicU32,
     /// Producer: events lost because no ring was to be had, or because a hook was interrupted by a signal handler's.
     pub dropped_without_ring: AtomicU64,
@@ -109,6 +119,11 @@ pub struct Header {
     /// How many rings the producer could map: at most [`MAX_RINGS`].
     pub ring_slots: AtomicU32,
 }
+
+/// [`Header::consumer_sleeping`]: it comes back by itself soon; only a ring that fills wakes it.
+pub const NAPPING: u32 = 1;
+/// [`Header::consumer_sleeping`]: it waits for the next event, however long that takes.
+pub const ASLEEP: u32 = 2;
 
 /// [`Header::flags`]: armed from a thunk, not from posix_memalign.
 pub const FLAG_ARMED_BY_CALL: u32 = 1;
@@ -177,7 +192,7 @@ pub struct StackNode {
 pub struct RingHeader {
     /// Producer: events published so far (release after the event).
     pub head: AtomicU64,
-    /// Producer: 1 from before a stamp is taken until its event is published.
+    /// Producer: odd from before a stamp is taken until its event can be seen; every end makes it another even number.
     pub busy: AtomicU32,
     /// Producer: kernel thread id of the present owner, in its own pid namespace.
     pub owner_tid: AtomicU32,
@@ -191,17 +206,25 @@ pub struct RingHeader {
     pub waited_ns: AtomicU64,
     /// Producer: calls seen by the second witness, by [`API_NAMES`].
     pub calls: [AtomicU64; 16],
+    /// Producer: allocations that their own thread gave back young, so that neither event was published.
+    pub cancelled: AtomicU64,
     /// Keeps the consumer's word on a cache line of its own.
-    pub padding: [AtomicU64; 11],
+    pub padding: [AtomicU64; 10],
     /// Consumer: events consumed so far (release after they were copied).
     pub tail: AtomicU64,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<ModuleRecord>() == 512, "the reader indexes records by 512");
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<StackNode>() == 16, "the reader indexes nodes by 16");
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Header>() <= PAGE as usize);
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<RingHeader>() <= PAGE as usize);
+#[cfg(not(loom))]
 const _: () = assert!(core::mem::offset_of!(RingHeader, tail) % 64 == 0, "producer and consumer words share no line");
+#[cfg(not(loom))]
 const _: () =
     assert!(NODES_OFFSET.is_multiple_of(PAGE) && RINGS_OFFSET.is_multiple_of(PAGE) && RING_STRIDE.is_multiple_of(PAGE));
-const _: () = assert!(RING_EVENTS.is_power_of_two());
+const _: () = assert!(RING_EVENTS.is_power_of_two() && YOUNG_SLOTS.is_power_of_two() && DEATH_SLOTS.is_power_of_two());

@@ -3,6 +3,7 @@
 //! * [`layout`]: where everything lies in the segment, with compile-time checks.
 //! * [`event`]: the 32-byte event and its decoder.
 //! * [`ring`]: the single-producer, single-consumer ring of events that each thread owns.
+//! * [`young`]: allocations that a thread keeps to itself until it is clear that they outlive it, and those that did not.
 //! * [`options`]: the keys of AVLEAK_OPTIONS.
 //! * [`registration`]: the messages on the unix socket by which a segment is handed over.
 //!
@@ -19,3 +20,12 @@ pub mod layout;
 pub mod options;
 pub mod registration;
 pub mod ring;
+pub mod young;
+
+/// The atomics of shared memory: loom's where the protocol is explored.
+mod sync {
+    #[cfg(not(loom))]
+    pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+    #[cfg(loom)]
+    pub use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+}

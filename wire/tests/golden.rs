@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use avleak_wire::event::*;
 use avleak_wire::layout::*;
 use avleak_wire::registration::*;
-use avleak_wire::ring::Producer;
+use avleak_wire::ring::{Mapped, Producer};
+use avleak_wire::young::*;
 
 /// Each field of a structure must lie where the golden table says, and the table must name all of them.
 macro_rules! offsets {
@@ -21,9 +22,11 @@ macro_rules! offsets {
 #[test]
 fn versions_and_limits() {
     assert_eq!(MAGIC.to_le_bytes(), *b"avleak\0\x01");
-    assert_eq!((MAJOR, MINOR), (1, 0));
-    assert_eq!((PAGE, MAX_MODULES, MAX_NODES, MAX_RINGS, RING_EVENTS), (4096, 4096, 4_194_304, 4096, 4096));
+    assert_eq!((MAJOR, MINOR), (2, 0));
+    assert_eq!((PAGE, MAX_MODULES, MAX_NODES, MAX_RINGS, RING_EVENTS), (4096, 4096, 4_194_304, 4096, 2048));
     assert_eq!((MODULE_PATH_BYTES, BUILD_ID_BYTES), (424, 32));
+    assert_eq!((YOUNG_SLOTS, DEATH_SLOTS), (512, 1024));
+    assert_eq!((NAPPING, ASLEEP), (1, 2));
     assert_eq!((CLOCK_TSC, CLOCK_MONOTONIC), (1, 2));
     assert_eq!((FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD, FLAG_NO_WIPEONFORK), (1, 2, 4));
     assert_eq!((MODULE_LIBAVUTIL, MODULE_FFMPEG, MODULE_SELF, MODULE_LOADER, MODULE_VDSO), (1, 2, 4, 8, 16));
@@ -34,8 +37,9 @@ fn the_parts_of_a_segment() {
     assert_eq!(MODULES_OFFSET, 0x1000);
     assert_eq!(NODES_OFFSET, 0x20_1000);
     assert_eq!(RINGS_OFFSET, 0x420_1000);
-    assert_eq!(RING_STRIDE, 0x2_1000);
-    assert_eq!(SEGMENT_BYTES, 0x2520_1000);
+    assert_eq!((EVENTS_IN_RING, YOUNG_IN_RING, DEATHS_IN_RING), (0x1000, 0x1_1000, 0x1_5000));
+    assert_eq!(RING_STRIDE, 0x1_9000);
+    assert_eq!(SEGMENT_BYTES, 0x1D20_1000);
 }
 
 #[test]
@@ -103,7 +107,8 @@ fn the_header_of_a_ring() {
         dropped 24,
         waited_ns 32,
         calls 40,
-        padding 168,
+        cancelled 168,
+        padding 176,
         tail 256,
     });
     assert_eq!(size_of::<RingHeader>(), 264);
@@ -127,7 +132,7 @@ fn the_header_of_a_ring() {
 #[test]
 fn kinds_of_events() {
     assert_eq!((KIND_ALLOC, KIND_FREE, KIND_FREE_BY_REALLOC), (1, 2, 3));
-    assert_eq!((KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE), (16, 17, 18));
+    assert_eq!((KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE), (16, 17));
     assert_eq!((KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE), (19, 20));
     assert_eq!(FREE_UNMAPS, 1);
 }
@@ -169,7 +174,7 @@ fn the_bytes_of_a_ring() {
     struct Page([AtomicU64; 512]);
     let pages: Box<[Page]> = (0..RING_STRIDE / PAGE).map(|_| Page([const { AtomicU64::new(0) }; 512])).collect();
     // SAFETY: RING_STRIDE bytes, page-aligned, that outlive the view; atomics, so that reading them beside it is no data race.
-    let producer = unsafe { Producer::new(pages.as_ptr().cast_mut().cast()) };
+    let producer = Producer::over(unsafe { Mapped::new(pages.as_ptr().cast_mut().cast()) });
     producer.header().head.store(EVENT_INDEX, Ordering::Relaxed);
     let mut known_tail = EVENT_INDEX;
     producer.begin();

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
+use super::Pending;
+
 /// A stamp and a stack.
 type Point = (u64, u32);
 
@@ -89,13 +91,19 @@ impl History {
         self.lives.is_empty()
     }
 
-    /// Nothing older than `stamp` can come any more.
-    pub fn passed(&mut self, stamp: u64) {
+    /// Nothing older than `stamp` can come any more, but for allocations at pending addresses: what is known of those is kept until the
+    /// next time.
+    pub fn passed(&mut self, stamp: u64, pending: &Pending) {
+        let mut again = Vec::new();
         while let Some(&(at, address)) = self.order.front() {
             if at >= stamp {
                 break;
             }
             self.order.pop_front();
+            if pending.contains(address) {
+                again.push((at, address));
+                continue;
+            }
             if let hashbrown::hash_map::Entry::Occupied(mut lives) = self.lives.entry(address) {
                 lives.get_mut().allocations.retain(|point| point.0 >= stamp);
                 lives.get_mut().frees.retain(|point| point.0 >= stamp);
@@ -104,5 +112,6 @@ impl History {
                 }
             }
         }
+        again.into_iter().rev().for_each(|point| self.order.push_front(point));
     }
 }

@@ -4,20 +4,23 @@
 //! passed its stamp ([`LiveSet::passed`]). Applying an event twice changes nothing but the counters of what was applied.
 
 mod history;
+mod pending;
 mod sites;
 
 use std::collections::VecDeque;
 
 use avleak_wire::event::{
-    Event, FREE_UNMAPS, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_FRAME_MOVE,
+    Event, FREE_UNMAPS, KIND_ALLOC, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE,
     KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
 };
+use avleak_wire::young::BY_REALLOC;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use crate::kind::ObjectKind;
 use crate::reach::ReturnedMap;
 use history::History;
+pub use pending::Pending;
 pub use sites::{FreeSites, Site};
 
 /// A live block.
@@ -80,8 +83,6 @@ pub struct Counts {
     pub packets_by_call_only: u64,
     /// Objects that av_frame_alloc or av_packet_alloc returned where the malloc view has a block of another kind.
     pub called_but_typed_otherwise: u64,
-    /// av_frame_move_ref calls seen.
-    pub frame_moves: u64,
 }
 
 /// Bytes that a frame or packet is taken to have where malloc was out of reach: AVFrame's oldest layout at hand (avutil 56)
@@ -92,6 +93,8 @@ const GUESSED_BYTES: u64 = 416;
 pub struct LiveSet {
     entries: HashMap<u64, Entry, FxBuildHasher>,
     tombstones: VecDeque<(u64, u64)>,
+    /// Old tombstones of pending addresses.
+    kept: Vec<(u64, u64)>,
     history: History,
     live: u64,
     /// Which granules the allocator has returned since arming.
@@ -114,6 +117,7 @@ impl LiveSet {
         Self {
             entries: HashMap::default(),
             tombstones: VecDeque::new(),
+            kept: Vec::new(),
             history: History::default(),
             live: 0,
             returned: ReturnedMap::default(),
@@ -131,7 +135,6 @@ impl LiveSet {
             KIND_API_FRAME_ALLOC => self.returned_by_call(event, ObjectKind::Frame),
             KIND_API_PACKET_ALLOC => self.returned_by_call(event, ObjectKind::Packet),
             KIND_API_FRAME_FREE | KIND_API_PACKET_FREE => self.freed_by_call(event),
-            KIND_API_FRAME_MOVE => self.counts.frame_moves += 1,
             _ => (),
         }
     }
@@ -270,22 +273,58 @@ impl LiveSet {
         }
     }
 
-    /// Every ring has passed `stamp`: no older event can come, tombstones up to there have done their work.
-    pub fn passed(&mut self, stamp: u64) {
-        self.history.passed(stamp);
+    /// `count` objects of `kind`, made on one stack, ended young on another, and no events of them came.
+    pub fn died_young(&mut self, made: u32, freed: u32, count: u64, kind: ObjectKind) {
+        match kind {
+            ObjectKind::Frame => {
+                self.counts.frames_allocated += count;
+                self.counts.frames_freed += count;
+            }
+            ObjectKind::Packet => {
+                self.counts.packets_allocated += count;
+                self.counts.packets_freed += count;
+            }
+            _ => (),
+        }
+        if kind.is_object() {
+            self.sites.made_more(made, count);
+            if freed != BY_REALLOC {
+                self.sites.died_more(made, freed, count);
+            }
+        }
+    }
+
+    /// Every ring has passed `stamp`: no older event can come, but for allocations at addresses that are `pending`; tombstones up to there
+    /// have done their work.
+    pub fn passed(&mut self, stamp: u64, pending: &Pending) {
+        self.history.passed(stamp, pending);
+        // Those that were kept for a pending address before come again.
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.retain(|&(at, address)| self.keep(at, address, pending));
         // Roughly in order: a few older ones behind a younger one wait a little longer.
         while let Some(&(at, address)) = self.tombstones.front() {
             if at >= stamp {
                 break;
             }
             self.tombstones.pop_front();
-            if let hashbrown::hash_map::Entry::Occupied(occupied) = self.entries.entry(address)
-                && occupied.get().state == State::Freed
-                && occupied.get().stamp == at
-            {
-                occupied.remove();
+            if self.keep(at, address, pending) {
+                kept.push((at, address));
             }
         }
+        self.kept = kept;
+    }
+
+    /// The tombstone is still needed; else it is removed.
+    fn keep(&mut self, at: u64, address: u64, pending: &Pending) -> bool {
+        let hashbrown::hash_map::Entry::Occupied(occupied) = self.entries.entry(address) else { return false };
+        if occupied.get().state != State::Freed || occupied.get().stamp != at {
+            return false;
+        }
+        if pending.contains(address) {
+            return true;
+        }
+        occupied.remove();
+        false
     }
 
     /// How many blocks are alive.

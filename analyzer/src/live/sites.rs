@@ -71,6 +71,16 @@ impl FreeSites {
         self.pairs.entry((made, freed)).or_default().add(lifetime, &mut self.random);
     }
 
+    /// `count` more were made, of which nothing else is known.
+    pub fn made_more(&mut self, stack: u32, count: u64) {
+        *self.made.entry(stack).or_default() += count;
+    }
+
+    /// `count` more died, at ages like those of the others of their pair.
+    pub fn died_more(&mut self, made: u32, freed: u32, count: u64) {
+        self.pairs.entry((made, freed)).or_default().count += count;
+    }
+
     /// How many objects were made on this stack.
     pub fn made_on(&self, stack: u32) -> u64 {
         self.made.get(&stack).copied().unwrap_or(0)

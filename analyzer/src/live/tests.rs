@@ -38,9 +38,9 @@ fn every_order_of_two_lives_of_one_address_gives_the_same_set() {
 fn a_free_that_arrives_first_kills_its_allocation_and_then_goes_when_passed() {
     let mut set = set(&[free(20, 64), alloc(10, 64, 8)]);
     assert!(set.is_empty());
-    set.passed(20);
+    set.passed(20, &Pending::default());
     assert_eq!(set.entries.len(), 1, "a ring at stamp 20 may still bring the allocation");
-    set.passed(21);
+    set.passed(21, &Pending::default());
     assert_eq!(set.entries.len(), 0);
 }
 
@@ -106,7 +106,7 @@ fn two_rings_drained_in_any_order_pair_each_death_with_its_birth() {
         assert_eq!(count, 3, "{events:?}");
         assert_eq!(median, 13, "{events:?}");
         assert_eq!((set.counts.frames_allocated, set.counts.frames_freed), (3, 3), "{events:?}");
-        set.passed(100);
+        set.passed(100, &Pending::default());
         assert!(set.history.is_empty(), "{events:?}");
     }
 }

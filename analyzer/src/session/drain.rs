@@ -1,22 +1,32 @@
 //! The thread that drains one segment into the live set, and sleeps when there is nothing to do.
+//!
+//! Allocations that threads still keep to themselves ([`avleak_wire::young`]) are only looked at: to know for which addresses an old
+//! allocation can still come, and at the end, when all that are left are alive.
 #![allow(unsafe_code, reason = "a futex wait on a word of the segment")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use avleak_wire::layout::{API_NAMES, CLOCK_TSC};
+use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
 use avleak_wire::ring::Consumer;
+use avleak_wire::young::Young;
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
 use super::types::StackTypes;
-use crate::live::LiveSet;
+use crate::live::{LiveSet, Pending};
 
-/// How long an idle drain sleeps at most.
+/// How long a drain naps after the last event before it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
+/// How long a producer's store may take to be seen, generously: who has looked again after that may sleep without end.
+const LAST_LOOK: Duration = Duration::from_millis(1);
+/// What is settled is looked for this often at most …
+const SETTLE_EVERY: Duration = Duration::from_millis(10);
+/// … and so many times as long as the look takes.
+const SETTLE_SHARE: u32 = 20;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
 const MARGIN_NS: u64 = 1_000_000;
 const MARGIN_TSC: u64 = 10_000_000;
@@ -37,6 +47,8 @@ pub struct Drained {
     pub armed_realtime_ns: u64,
     /// Events lost.
     pub dropped: u64,
+    /// Allocations that were given back young, of which no event came.
+    pub cancelled: u64,
     /// Rings given up because they held nonsense.
     pub corrupt_rings: u64,
     /// Threads that recorded something.
@@ -56,7 +68,12 @@ pub struct Drain {
 
 struct Ring {
     consumer: Consumer,
+    /// Every event with an older stamp has come, or was among the young at the last look.
     passed: u64,
+    /// The ring's activity before the last look at the young.
+    looked_at: Option<u32>,
+    /// The addresses of the young at the last look.
+    young: Vec<u64>,
 }
 
 struct Worker {
@@ -64,6 +81,9 @@ struct Worker {
     types: StackTypes,
     live: LiveSet,
     rings: Vec<Ring>,
+    pending: Pending,
+    /// When what is settled is looked for next.
+    settle_at: Instant,
     first: Reading,
     tsc: bool,
 }
@@ -80,6 +100,8 @@ impl Drain {
             types: StackTypes::new(segment.clone(), exe, root.as_deref()),
             live: LiveSet::new(),
             rings: Vec::new(),
+            pending: Pending::default(),
+            settle_at: Instant::now(),
             tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
             first: Reading {
                 stamp: header.armed_stamp.load(Ordering::Relaxed),
@@ -119,18 +141,45 @@ impl Drain {
     }
 }
 
+impl Ring {
+    /// Looks at the young, if they changed. False where the producer was in the middle of an event at every look.
+    fn look(&mut self, pending: &mut Pending) -> bool {
+        for _ in 0..64 {
+            let activity = self.consumer.activity();
+            if !activity.is_multiple_of(2) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if self.looked_at != Some(activity) {
+                self.young.drain(..).for_each(|address| pending.remove(address));
+                self.consumer.young(|young| self.young.push(young.address));
+                self.young.iter().for_each(|&address| pending.add(address));
+                self.looked_at = Some(activity);
+            }
+            return true;
+        }
+        false
+    }
+}
+
 impl Worker {
     fn run(&mut self, finish: &AtomicBool) {
+        let mut quiet = false;
         loop {
             // Read before the rings: what was published before the order to finish is drained by this pass.
             let last = finish.load(Ordering::Acquire);
             let taken = self.pass();
             if last {
-                while self.pass() > 0 {}
+                self.finish();
                 return;
             }
-            if taken == 0 {
-                self.nap(finish);
+            if taken > 0 {
+                quiet = false;
+            } else if !quiet {
+                // What happens now and then is not worth a wake-up each time.
+                quiet = !self.sleep(NAPPING, Some(NAP), finish);
+            } else if !self.sleep(ASLEEP, Some(LAST_LOOK), finish) {
+                quiet = !self.sleep(ASLEEP, None, finish);
             }
         }
     }
@@ -140,38 +189,67 @@ impl Worker {
         let count = self.segment.ring_count();
         while (self.rings.len() as u32) < count {
             let Some(consumer) = self.segment.ring(self.rings.len() as u32) else { break };
-            self.rings.push(Ring { consumer, passed: 0 });
+            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new() });
         }
+        let begun = Instant::now();
+        let settles = begun >= self.settle_at;
         let now = clock::read(self.tsc).stamp.saturating_sub(if self.tsc { MARGIN_TSC } else { MARGIN_NS });
         let mut taken = 0;
         let mut passed_by_all = now;
         for ring in &mut self.rings {
-            let mut latest = ring.passed;
+            // Order: first the young, then the ring, so that what goes from there to here meanwhile is seen.
+            let settled = settles && ring.look(&mut self.pending);
             let drained = ring.consumer.drain(|event| {
-                latest = event.stamp;
                 self.live.apply(event, |stack, size| self.types.kind_of(stack, size));
             });
             taken += drained.events;
-            ring.passed = if drained.idle { now } else { latest.min(now).max(ring.passed) };
+            if settled {
+                ring.passed = now;
+            }
             passed_by_all = passed_by_all.min(ring.passed);
         }
-        self.live.passed(passed_by_all);
+        if settles {
+            self.live.passed(passed_by_all, &self.pending);
+            let done = Instant::now();
+            self.settle_at = done + SETTLE_EVERY.max((done - begun) * SETTLE_SHARE);
+        }
         taken
     }
 
-    fn nap(&mut self, finish: &AtomicBool) {
+    /// The process stands still or is gone: takes everything.
+    fn finish(&mut self) {
+        let mut young: Vec<Young> = Vec::new();
+        for ring in &self.rings {
+            ring.consumer.young(|one| young.push(one));
+        }
+        while self.pass() > 0 {}
+        for one in young {
+            self.live.apply(one.event(), |stack, size| self.types.kind_of(stack, size));
+        }
+        for ring in &self.rings {
+            ring.consumer.deaths(|made, freed, count| {
+                let kind = self.types.kind_by_stack(made);
+                self.live.died_young(made, freed, count, kind);
+            });
+        }
+    }
+
+    /// Sleeps until a producer wakes it, or for `at_most`; false where nothing happened.
+    fn sleep(&mut self, how: u32, at_most: Option<Duration>, finish: &AtomicBool) -> bool {
         let segment = self.segment.clone();
         let sleeping = &segment.header().consumer_sleeping;
-        sleeping.store(1, Ordering::SeqCst);
-        // Pairs with the producer's swap: either it sees the 1, or this pass sees its event.
+        sleeping.store(how, Ordering::SeqCst);
+        // A producer publishes and then looks here: it sees this, or this pass sees its event, or (its store was still on the way) a pass
+        // after LAST_LOOK does.
         fence(Ordering::SeqCst);
         if self.pass() > 0 || finish.load(Ordering::Acquire) {
             sleeping.store(0, Ordering::Relaxed);
-            return;
+            return true;
         }
-        let nap = rustix::fs::Timespec { tv_sec: 0, tv_nsec: NAP.as_nanos() as i64 };
-        let _ = rustix::thread::futex::wait(sleeping, rustix::thread::futex::Flags::empty(), 1, Some(&nap));
+        let limit = at_most.map(|time| rustix::fs::Timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 });
+        let _ = rustix::thread::futex::wait(sleeping, rustix::thread::futex::Flags::empty(), how, limit.as_ref());
         sleeping.store(0, Ordering::Relaxed);
+        self.pass() > 0
     }
 
     fn into_drained(mut self) -> Drained {
@@ -180,10 +258,12 @@ impl Worker {
         let mut calls = [0u64; API_NAMES.len()];
         let mut dropped = header.dropped_without_ring.load(Ordering::Relaxed);
         let mut waited_ns = 0u64;
+        let mut cancelled = 0u64;
         for ring in &self.rings {
             let header = ring.consumer.header();
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
             waited_ns = waited_ns.saturating_add(header.waited_ns.load(Ordering::Relaxed));
+            cancelled = cancelled.saturating_add(header.cancelled.load(Ordering::Relaxed));
             for (sum, count) in calls.iter_mut().zip(&header.calls) {
                 *sum = sum.saturating_add(count.load(Ordering::Relaxed));
             }
@@ -194,6 +274,7 @@ impl Worker {
             now: now.stamp,
             armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
             dropped,
+            cancelled,
             corrupt_rings: self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64,
             threads: header.threads_seen.load(Ordering::Relaxed),
             calls,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use avleak_wire::layout as wire;
-use avleak_wire::ring::Consumer;
+use avleak_wire::ring::{Consumer, Mapped};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::address::TargetRange;
@@ -101,7 +101,8 @@ impl Segment {
     pub(super) fn ring(&self, index: u32) -> Option<Consumer> {
         let offset = wire::RINGS_OFFSET + u64::from(index) * wire::RING_STRIDE;
         // SAFETY: below `ring_slots`, hence inside the mapping; its owner (the drain) holds the segment as long as the ring.
-        (index < self.ring_slots).then(|| unsafe { Consumer::new(self.map.as_ptr().add(offset as usize)) })
+        (index < self.ring_slots)
+            .then(|| Consumer::over(unsafe { Mapped::new(self.map.as_mut_ptr().add(offset as usize)) }))
     }
 
     /// How many modules were recorded.
@@ -224,6 +225,8 @@ mod tests {
             for ring in 0..4 {
                 scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE, if round % 2 == 0 { 1 } else { 2000 });
                 scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE + wire::PAGE, 64);
+                scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE + wire::YOUNG_IN_RING, 512);
+                scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE + wire::DEATHS_IN_RING, 512);
             }
             let exe = std::path::Path::new("/bin/true");
             for index in 0..segment.module_count().min(100) {
@@ -240,6 +243,10 @@ mod tests {
                 let mut taken = 0;
                 ring.drain(|_| taken += 1);
                 assert!(taken <= wire::RING_EVENTS);
+                let (mut young, mut deaths) = (0, 0);
+                ring.young(|_| young += 1);
+                ring.deaths(|_, _, _| deaths += 1);
+                assert!(young <= wire::YOUNG_SLOTS && deaths <= wire::DEATH_SLOTS);
             }
         }
     }

@@ -56,6 +56,14 @@ impl StackTypes {
         self.typing_of(stack, size).kind
     }
 
+    /// The kind of the blocks made on `stack`, of which the sizes are not known any more: that of the first one seen.
+    pub fn kind_by_stack(&mut self, stack: u32) -> ObjectKind {
+        match self.first.get(stack as usize) {
+            Some(&Some((_, typing))) => typing.kind,
+            _ => self.typing_of_new(stack, 0).kind,
+        }
+    }
+
     /// The same with what the stack cannot tell.
     #[inline]
     pub fn typing_of(&mut self, stack: u32, size: u64) -> Typing {

@@ -1,0 +1,257 @@
+//! Whole stacks that come again: a stack's registers at its start, every word that unwinding it read, and the node it led to.
+//!
+//! Why that is exact. A stack is a chain of steps, and each step is a function of its registers, its module's tables and the words that
+//! it read ([`crate::memo`]). Where the first registers and all words of all steps are as they were, every step gives what it gave, one
+//! after the other: the same stack. What forgets steps forgets traces.
+//!
+//! Checking a trace costs two loads and a compare a word, none of which waits for another, where following the steps would wait for one
+//! frame's result to find the next. A stack is kept when it is met for the second time, so that what never comes again does not drive
+//! out what does. Traces lie one behind the other in a pool that is written round and round: the oldest goes first.
+
+use crate::arena;
+use crate::memo::{address_of, offset_of};
+use crate::unwind::Registers;
+
+const SETS: u64 = 256;
+const WAYS: u64 = 4;
+/// The pool, in words of eight bytes: what is used at first …
+const FIRST_WORDS: u64 = 2048;
+/// … and what may be.
+const MOST_WORDS: u64 = 6144;
+/// Most words that a trace reads; a longer one is followed step by step.
+pub const MOST_READS: usize = 384;
+/// A pool that was written through within fewer look-ups than this is too small.
+const TOO_SOON: u64 = 1 << 16;
+
+/// What a look-up gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The stack's node.
+    pub node: u32,
+    /// FFmpeg's code is among the innermost frames.
+    pub libav: bool,
+}
+
+/// A thread's traces.
+///
+/// A record in the pool: pc, sp, bp; then one word of node (32 bits), count of reads (16), libav (1); then the values; then the offsets,
+/// four to a word. Counts are padded to four with the first read.
+pub struct Traces {
+    /// `SETS * WAYS` words: position of the record (48 bits), tag (16). Zeroed, for good.
+    index: *mut u64,
+    pool: *mut u64,
+    /// Words of the pool in use.
+    words: u64,
+    /// Where the next record goes: counts on for ever, taken modulo `words`. Records older than `words` back are overwritten.
+    next: u64,
+    /// Records before this are forgotten.
+    oldest: u64,
+    looked: u64,
+    looked_at_wrap: u64,
+}
+
+impl Traces {
+    /// Empty, over memory of its own.
+    pub fn new() -> Self {
+        let (index_bytes, pool_bytes) = ((SETS * WAYS * 8) as usize, (MOST_WORDS * 8) as usize);
+        let (index, pool) = if arena::room() > (index_bytes + pool_bytes) as u64 + (1 << 20) {
+            (arena::take(index_bytes, 64), arena::take(pool_bytes, 64))
+        } else {
+            (core::ptr::null_mut(), core::ptr::null_mut())
+        };
+        // An index word of zero is position 0, which is before the oldest.
+        let (next, words) = (MOST_WORDS, FIRST_WORDS);
+        let index = if pool.is_null() { core::ptr::null_mut() } else { index.cast() };
+        Self { index, pool: pool.cast(), words, next, oldest: next, looked: 0, looked_at_wrap: 0 }
+    }
+
+    /// Forgets everything.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        self.oldest = self.next;
+    }
+
+    #[inline(always)]
+    fn hash(at: &Registers) -> u64 {
+        (at.pc ^ at.sp.rotate_left(23) ^ at.bp.rotate_left(41)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// The stack from `at`, if it is known and still true.
+    #[inline(always)]
+    pub fn find(&mut self, at: &Registers) -> Option<Known> {
+        if self.index.is_null() {
+            return None;
+        }
+        let hash = Self::hash(at);
+        let set = (hash >> 48) % SETS * WAYS;
+        let tag = hash >> 20 << 48;
+        for way in 0..WAYS {
+            // SAFETY: inside the index.
+            let entry = unsafe { *self.index.add((set + way) as usize) };
+            if (entry ^ tag) >> 48 != 0 {
+                continue;
+            }
+            let position = entry & ((1 << 48) - 1);
+            if position < self.oldest.max(self.next.wrapping_sub(self.words)) {
+                continue;
+            }
+            if let Some(known) = self.holds(position, at) {
+                self.looked += 1;
+                return Some(known);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn holds(&self, position: u64, at: &Registers) -> Option<Known> {
+        // SAFETY: a position that is not yet overwritten is that of a whole record inside the pool.
+        unsafe {
+            let record = self.pool.add((position % self.words) as usize);
+            if *record != at.pc || *record.add(1) != at.sp || *record.add(2) != at.bp {
+                return None;
+            }
+            let meta = *record.add(3);
+            let quads = (meta >> 32) as usize & 0xffff;
+            let values = record.add(4);
+            let offsets = values.add(4 * quads);
+            let base = address_of(at.sp, 0);
+            for quad in 0..quads {
+                let packed = *offsets.add(quad);
+                let value = values.add(4 * quad);
+                // SAFETY: the words lie on this thread's own stack, at or above `at.sp` less the red zone: the same stack pointer is in
+                // use again, so that they are mapped.
+                let word = |which: usize| *((base + 8 * (packed >> (16 * which) & 0xffff)) as *const u64) ^ *value.add(which);
+                if word(0) | word(1) | word(2) | word(3) != 0 {
+                    return None;
+                }
+            }
+            Some(Known { node: meta as u32, libav: meta >> 48 != 0 })
+        }
+    }
+
+    /// Keeps a stack: `reads` are the words that all its steps read.
+    pub fn insert(&mut self, at: &Registers, reads: &[(u64, u64)], known: Known) {
+        if self.index.is_null() || reads.is_empty() || reads.len() > MOST_READS {
+            return;
+        }
+        let quads = reads.len().div_ceil(4);
+        let record_words = (4 + 5 * quads) as u64;
+        if record_words > self.words / 4 {
+            return;
+        }
+        let Some(first) = offset_of(at.sp, reads[0].0) else { return };
+        if reads.iter().any(|&(address, _)| offset_of(at.sp, address).is_none()) {
+            return;
+        }
+        if self.next % self.words + record_words > self.words {
+            self.next += self.words - self.next % self.words;
+            self.wrapped();
+        }
+        let position = self.next;
+        // From here on the records that lie there are overwritten, and no look-up takes them for whole.
+        self.next += record_words;
+        // SAFETY: `record_words` words from the position on lie inside the pool, see above.
+        unsafe {
+            let record = self.pool.add((position % self.words) as usize);
+            record.write(at.pc);
+            record.add(1).write(at.sp);
+            record.add(2).write(at.bp);
+            record.add(3).write(u64::from(known.node) | (quads as u64) << 32 | u64::from(known.libav) << 48);
+            let values = record.add(4);
+            let offsets = values.add(4 * quads);
+            for quad in 0..quads {
+                let mut packed = 0;
+                for which in 0..4 {
+                    let (offset, value) = match reads.get(4 * quad + which) {
+                        Some(&(address, value)) => (offset_of(at.sp, address).unwrap_or(first), value),
+                        None => (first, reads[0].1),
+                    };
+                    packed |= u64::from(offset) << (16 * which);
+                    values.add(4 * quad + which).write(value);
+                }
+                offsets.add(quad).write(packed);
+            }
+            self.enter(Self::hash(at), position);
+        }
+    }
+
+    /// Puts a record into the index, in place of the oldest of its set.
+    ///
+    /// # Safety
+    /// The index is there.
+    unsafe fn enter(&mut self, hash: u64, position: u64) {
+        let set = (hash >> 48) % SETS * WAYS;
+        let mask = (1 << 48) - 1;
+        // SAFETY: inside the index.
+        unsafe {
+            let oldest = (0..WAYS).min_by_key(|&way| *self.index.add((set + way) as usize) & mask).unwrap_or(0);
+            self.index.add((set + oldest) as usize).write(hash >> 20 << 48 | position & mask);
+        }
+    }
+
+    /// The pool was written through: a larger one, which starts empty, if that came too soon.
+    #[cold]
+    fn wrapped(&mut self) {
+        if self.words < MOST_WORDS && self.looked.wrapping_sub(self.looked_at_wrap) < TOO_SOON {
+            self.words = MOST_WORDS;
+            self.next += self.words - self.next % self.words;
+            self.forget();
+        }
+        self.looked_at_wrap = self.looked;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(node: u32) -> Known {
+        Known { node, libav: node.is_multiple_of(2) }
+    }
+
+    #[test]
+    fn a_stack_is_known_while_its_words_are_unchanged() {
+        let mut stack = [0u64; 600];
+        for (at, word) in stack.iter_mut().enumerate() {
+            *word = at as u64;
+        }
+        let sp = (&raw const stack) as u64 + 128;
+        let at = Registers { pc: 5, sp, bp: 7 };
+        let reads: Vec<(u64, u64)> = [20u64, 40, 41, 90, 500].map(|word| (sp - 128 + 8 * word, word)).into();
+        let mut traces = Traces::new();
+        assert_eq!(traces.find(&at), None);
+        traces.insert(&at, &reads, known(3));
+        assert_eq!(traces.find(&at), Some(known(3)));
+        assert_eq!(traces.find(&Registers { bp: 8, ..at }), None);
+        for word in [20, 40, 41, 90, 500] {
+            // SAFETY: inside the array; written through a pointer because the traces read it through one.
+            unsafe { ((sp - 128 + 8 * word) as *mut u64).write_volatile(1 << 40) };
+            assert_eq!(traces.find(&at), None, "word {word}");
+            // SAFETY: as above.
+            unsafe { ((sp - 128 + 8 * word) as *mut u64).write_volatile(word) };
+        }
+        assert_eq!(traces.find(&at), Some(known(3)));
+        traces.forget();
+        assert_eq!(traces.find(&at), None);
+        core::hint::black_box(&mut stack);
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_the_pool_grows_when_it_is_too_small() {
+        let stack = [9u64; 64];
+        let sp = (&raw const stack) as u64 + 128;
+        let reads: Vec<(u64, u64)> = (0..30).map(|word| (sp + 8 * word, 9)).collect();
+        let mut traces = Traces::new();
+        for round in 0..2000 {
+            let at = Registers { pc: round, sp, bp: 1 };
+            traces.insert(&at, &reads, known(round as u32));
+            assert_eq!(traces.find(&at), Some(known(round as u32)));
+        }
+        assert_eq!(traces.words, MOST_WORDS);
+        let kept = (0..2000).filter(|&pc| traces.find(&Registers { pc, sp, bp: 1 }).is_some()).count();
+        assert!((60..=140).contains(&kept), "{kept}: 44 words each, of {MOST_WORDS}");
+        assert!(traces.find(&Registers { pc: 0, sp, bp: 1 }).is_none());
+        core::hint::black_box(&stack);
+    }
+}
