@@ -74,8 +74,8 @@ fn is(node: &StackNode, parent: u32, frame: StackFrame) -> bool {
         && node.module.load(Ordering::Relaxed) == frame.module
 }
 
-/// The id of `frame` below the node `parent`; `None` where the nodes are used up.
-pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
+/// The id of `frame` below the node `parent`, and whether it was there before; `None` where the nodes are used up.
+pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<(u32, bool)> {
     let hashed = hash(parent, frame);
     // SAFETY: tables live for good.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref()? };
@@ -93,17 +93,20 @@ pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
                     if NODES.fetch_add(1, Ordering::Relaxed) * 2 > table.mask {
                         grow(segment, table);
                     }
-                    return Some(made);
+                    return Some((made, false));
                 }
                 Err(other) => id = other,
             }
         }
         if is(segment.node(id), parent, frame) {
-            return Some(id);
+            return Some((id, true));
         }
     }
     // The table is full and could not grow.
-    if made == 0 { make(segment, parent, frame) } else { Some(made) }
+    if made == 0 {
+        made = make(segment, parent, frame)?;
+    }
+    Some((made, false))
 }
 
 fn make(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {

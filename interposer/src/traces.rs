@@ -1,15 +1,17 @@
-//! Whole stacks that come again: a stack's registers at its start, every word that unwinding it read, and the node it led to.
+//! Stacks that come again: a stack's registers at its start, every word that its unwinding depends on, and the node it led to.
 //!
-//! Why that is exact. A stack is a chain of steps, and each step is a function of its registers, its module's tables and the words that
-//! it read ([`crate::memo`]). Where the first registers and all words of all steps are as they were, every step gives what it gave, one
-//! after the other: the same stack. What forgets steps forgets traces.
+//! Why that is exact. A stack is a chain of steps by rules ([`crate::rules`]): each reads its caller's address from a word at a fixed
+//! distance from sp, or from bp where the rule says so. Where the first pc and sp, and each of those words, are as they were, every
+//! step gives what it gave, one after the other: the same stack. bp is data in code without frame pointers and changes from call to
+//! call; it is compared, in the register or in the word from which it was restored, only for the steps that depend on it. What
+//! forgets rules forgets traces; and a trace is only ever made of a thread's own stack, which does not go while the thread runs.
 //!
 //! Checking a trace costs two loads and a compare a word, none of which waits for another, where following the steps would wait for one
-//! frame's result to find the next. A stack is kept when it is met for the second time, so that what never comes again does not drive
-//! out what does. Traces lie one behind the other in a pool that is written round and round: the oldest goes first.
+//! frame's result to find the next. A trace begins at the caller of malloc, or further out: stacks that differ in their inner frames
+//! share their outer ones. What is kept was met before, so that what never comes again does not drive out what does. Traces lie one
+//! behind the other in a pool that is written round and round: the oldest goes first.
 
 use crate::arena;
-use crate::memo::{address_of, offset_of};
 use crate::unwind::Registers;
 
 const SETS: u64 = 256;
@@ -17,11 +19,16 @@ const WAYS: u64 = 4;
 /// The pool, in words of eight bytes: what is used at first …
 const FIRST_WORDS: u64 = 2048;
 /// … and what may be.
-const MOST_WORDS: u64 = 6144;
+const MOST_WORDS: u64 = 9216;
 /// Most words that a trace reads; a longer one is followed step by step.
 pub const MOST_READS: usize = 384;
 /// A pool that was written through within fewer look-ups than this is too small.
 const TOO_SOON: u64 = 1 << 16;
+/// Of those that would drive others out, so many are let in: one of these.
+const ONE_OF: u32 = 16;
+
+/// Words of a record before its values.
+const HEAD: usize = 5;
 
 /// What a look-up gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +41,9 @@ pub struct Known {
 
 /// A thread's traces.
 ///
-/// A record in the pool: pc, sp, bp; then one word of node (32 bits), count of reads (16), libav (1); then the values; then the offsets,
-/// four to a word. Counts are padded to four with the first read.
+/// A record in the pool: pc, sp, bp; one word of node (32 bits), quads of words (16), libav (1), bp matters (1); the position of the
+/// record that was found after this one; then the values; then the offsets, four to a word. The last quad is filled up with the first
+/// word.
 pub struct Traces {
     /// `SETS * WAYS` words: position of the record (48 bits), tag (16). Zeroed, for good.
     index: *mut u64,
@@ -48,6 +56,11 @@ pub struct Traces {
     oldest: u64,
     looked: u64,
     looked_at_wrap: u64,
+    /// The record found last.
+    last: u64,
+    /// The pool was written through at its present size.
+    full: bool,
+    refused: u32,
 }
 
 impl Traces {
@@ -62,27 +75,51 @@ impl Traces {
         // An index word of zero is position 0, which is before the oldest.
         let (next, words) = (MOST_WORDS, FIRST_WORDS);
         let index = if pool.is_null() { core::ptr::null_mut() } else { index.cast() };
-        Self { index, pool: pool.cast(), words, next, oldest: next, looked: 0, looked_at_wrap: 0 }
+        Self { index, pool: pool.cast(), words, next, oldest: next, looked: 0, looked_at_wrap: 0, last: 0, full: false, refused: 0 }
     }
 
     /// Forgets everything.
     #[inline(always)]
     pub fn forget(&mut self) {
         self.oldest = self.next;
+        self.full = false;
     }
 
     #[inline(always)]
-    fn hash(at: &Registers) -> u64 {
-        (at.pc ^ at.sp.rotate_left(23) ^ at.bp.rotate_left(41)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    fn hash(at: &Registers, callers: u64) -> u64 {
+        (at.pc ^ at.sp.rotate_left(23) ^ callers.rotate_left(43)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    /// The stack from `at`, if it is known and still true.
     #[inline(always)]
-    pub fn find(&mut self, at: &Registers) -> Option<Known> {
+    fn is_whole(&self, position: u64) -> bool {
+        position >= self.oldest.max(self.next.wrapping_sub(self.words))
+    }
+
+    /// The stack from `at`, if it is the one that came after the one before last time, and still true: programs repeat themselves.
+    #[inline(always)]
+    pub fn expected(&mut self, at: &Registers) -> Option<Known> {
+        if !self.is_whole(self.last) || self.index.is_null() {
+            return None;
+        }
+        // SAFETY: a whole record inside the pool.
+        let position = unsafe { *self.pool.add((self.last % self.words) as usize + 4) };
+        if !self.is_whole(position) {
+            return None;
+        }
+        let known = self.holds(position, at)?;
+        self.looked += 1;
+        self.last = position;
+        Some(known)
+    }
+
+    /// The stack from `at`, if it is known and still true. `callers` tells stacks of one place apart: any function of
+    /// the words compared, the same at `insert`.
+    #[inline(always)]
+    pub fn find(&mut self, at: &Registers, callers: u64) -> Option<Known> {
         if self.index.is_null() {
             return None;
         }
-        let hash = Self::hash(at);
+        let hash = Self::hash(at, callers);
         let set = (hash >> 48) % SETS * WAYS;
         let tag = hash >> 20 << 48;
         for way in 0..WAYS {
@@ -92,11 +129,16 @@ impl Traces {
                 continue;
             }
             let position = entry & ((1 << 48) - 1);
-            if position < self.oldest.max(self.next.wrapping_sub(self.words)) {
+            if !self.is_whole(position) {
                 continue;
             }
             if let Some(known) = self.holds(position, at) {
                 self.looked += 1;
+                if self.is_whole(self.last) {
+                    // SAFETY: a whole record inside the pool.
+                    unsafe { *self.pool.add((self.last % self.words) as usize + 4) = position };
+                }
+                self.last = position;
                 return Some(known);
             }
         }
@@ -108,12 +150,12 @@ impl Traces {
         // SAFETY: a position that is not yet overwritten is that of a whole record inside the pool.
         unsafe {
             let record = self.pool.add((position % self.words) as usize);
-            if *record != at.pc || *record.add(1) != at.sp || *record.add(2) != at.bp {
+            let meta = *record.add(3);
+            if *record != at.pc || *record.add(1) != at.sp || meta >> 49 != 0 && *record.add(2) != at.bp {
                 return None;
             }
-            let meta = *record.add(3);
             let quads = (meta >> 32) as usize & 0xffff;
-            let values = record.add(4);
+            let values = record.add(HEAD);
             let offsets = values.add(4 * quads);
             let base = address_of(at.sp, 0);
             for quad in 0..quads {
@@ -126,18 +168,19 @@ impl Traces {
                     return None;
                 }
             }
-            Some(Known { node: meta as u32, libav: meta >> 48 != 0 })
+            Some(Known { node: meta as u32, libav: meta >> 48 & 1 != 0 })
         }
     }
 
-    /// Keeps a stack: `reads` are the words that all its steps read.
-    pub fn insert(&mut self, at: &Registers, reads: &[(u64, u64)], known: Known) {
+    /// Keeps a stack: `reads` are the words that its steps depend on; `uses_bp`: one of them depends on
+    /// the first bp.
+    pub fn insert(&mut self, at: &Registers, callers: u64, uses_bp: bool, reads: &[(u64, u64)], known: Known) {
         if self.index.is_null() || reads.is_empty() || reads.len() > MOST_READS {
             return;
         }
         let quads = reads.len().div_ceil(4);
-        let record_words = (4 + 5 * quads) as u64;
-        if record_words > self.words / 4 {
+        let record_words = (HEAD + 5 * quads) as u64;
+        if record_words > self.words / 4 || self.waits() {
             return;
         }
         let Some(first) = offset_of(at.sp, reads[0].0) else { return };
@@ -157,8 +200,12 @@ impl Traces {
             record.write(at.pc);
             record.add(1).write(at.sp);
             record.add(2).write(at.bp);
-            record.add(3).write(u64::from(known.node) | (quads as u64) << 32 | u64::from(known.libav) << 48);
-            let values = record.add(4);
+            record.add(3).write(
+                u64::from(known.node) | (quads as u64) << 32 | u64::from(known.libav) << 48 | u64::from(uses_bp) << 49,
+            );
+            // Nothing came after it yet: position 0 is before the oldest.
+            record.add(4).write(0);
+            let values = record.add(HEAD);
             let offsets = values.add(4 * quads);
             for quad in 0..quads {
                 let mut packed = 0;
@@ -172,8 +219,16 @@ impl Traces {
                 }
                 offsets.add(quad).write(packed);
             }
-            self.enter(Self::hash(at), position);
+            self.enter(Self::hash(at, callers), position);
         }
+    }
+
+    /// The pool is as large as it gets, and full: one of a few comes in. What goes round through more stacks than there is room for would
+    /// otherwise always find that the next one just went.
+    #[inline(always)]
+    fn waits(&mut self) -> bool {
+        self.refused += 1;
+        self.words == MOST_WORDS && self.full && !self.refused.is_multiple_of(ONE_OF)
     }
 
     /// Puts a record into the index, in place of the oldest of its set.
@@ -195,11 +250,30 @@ impl Traces {
     fn wrapped(&mut self) {
         if self.words < MOST_WORDS && self.looked.wrapping_sub(self.looked_at_wrap) < TOO_SOON {
             self.words = MOST_WORDS;
+            self.full = false;
             self.next += self.words - self.next % self.words;
             self.forget();
+        } else {
+            self.full = true;
         }
         self.looked_at_wrap = self.looked;
     }
+}
+
+/// Offsets count from here below the stack pointer.
+const RED_ZONE: u64 = 128;
+
+/// The address of a word at an offset.
+#[inline(always)]
+fn address_of(sp: u64, offset: u16) -> u64 {
+    sp.wrapping_sub(RED_ZONE).wrapping_add(8 * u64::from(offset))
+}
+
+/// The offset of a word; `None` where it lies too far away.
+#[inline(always)]
+fn offset_of(sp: u64, address: u64) -> Option<u16> {
+    let bytes = address.wrapping_sub(sp.wrapping_sub(RED_ZONE));
+    (bytes % 8 == 0).then(|| u16::try_from(bytes / 8).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -220,20 +294,20 @@ mod tests {
         let at = Registers { pc: 5, sp, bp: 7 };
         let reads: Vec<(u64, u64)> = [20u64, 40, 41, 90, 500].map(|word| (sp - 128 + 8 * word, word)).into();
         let mut traces = Traces::new();
-        assert_eq!(traces.find(&at), None);
-        traces.insert(&at, &reads, known(3));
-        assert_eq!(traces.find(&at), Some(known(3)));
-        assert_eq!(traces.find(&Registers { bp: 8, ..at }), None);
+        assert_eq!(traces.find(&at, 20), None);
+        traces.insert(&at, 20, true, &reads, known(3));
+        assert_eq!(traces.find(&at, 20), Some(known(3)));
+        assert_eq!(traces.find(&Registers { bp: 8, ..at }, 20), None);
         for word in [20, 40, 41, 90, 500] {
             // SAFETY: inside the array; written through a pointer because the traces read it through one.
             unsafe { ((sp - 128 + 8 * word) as *mut u64).write_volatile(1 << 40) };
-            assert_eq!(traces.find(&at), None, "word {word}");
+            assert_eq!(traces.find(&at, 20), None, "word {word}");
             // SAFETY: as above.
             unsafe { ((sp - 128 + 8 * word) as *mut u64).write_volatile(word) };
         }
-        assert_eq!(traces.find(&at), Some(known(3)));
+        assert_eq!(traces.find(&at, 20), Some(known(3)));
         traces.forget();
-        assert_eq!(traces.find(&at), None);
+        assert_eq!(traces.find(&at, 20), None);
         core::hint::black_box(&mut stack);
     }
 
@@ -245,13 +319,13 @@ mod tests {
         let mut traces = Traces::new();
         for round in 0..2000 {
             let at = Registers { pc: round, sp, bp: 1 };
-            traces.insert(&at, &reads, known(round as u32));
-            assert_eq!(traces.find(&at), Some(known(round as u32)));
+            traces.insert(&at, 9, false, &reads, known(round as u32));
+            assert_eq!(traces.find(&at, 9), Some(known(round as u32)));
         }
         assert_eq!(traces.words, MOST_WORDS);
-        let kept = (0..2000).filter(|&pc| traces.find(&Registers { pc, sp, bp: 1 }).is_some()).count();
+        let kept = (0..2000).filter(|&pc| traces.find(&Registers { pc, sp, bp: 1 }, 9).is_some()).count();
         assert!((60..=140).contains(&kept), "{kept}: 44 words each, of {MOST_WORDS}");
-        assert!(traces.find(&Registers { pc: 0, sp, bp: 1 }).is_none());
+        assert!(traces.find(&Registers { pc: 0, sp, bp: 1 }, 9).is_none());
         core::hint::black_box(&stack);
     }
 }

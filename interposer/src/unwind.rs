@@ -1,5 +1,5 @@
 //! The stack of a call: exact unwinding by the modules' own tables, with every read inside the thread's stack, and remembered:
-//! as a whole ([`crate::traces`]), else step by step ([`crate::memo`]).
+//! stacks that come again ([`crate::traces`]), the rule of each return address ([`crate::rules`]), the node of each frame.
 
 use core::sync::atomic::Ordering;
 
@@ -7,8 +7,8 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
 
 use crate::intern::{self, StackFrame};
-use crate::memo::{self, Memo, Reads};
 use crate::modules::{self, Tables};
+use crate::rules::{Base, HANDED_ON, Reads, Rule, Rules, Taken};
 use crate::segment::Segment;
 use crate::traces::{Known, MOST_READS, Traces};
 use crate::{settings, sys};
@@ -17,7 +17,7 @@ use crate::{settings, sys};
 pub const DEPTH: usize = 192;
 
 /// Where a call came from: the entry stub's view of its caller.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
     /// Return address.
     pub pc: u64,
@@ -72,26 +72,44 @@ const FLAG_CACHE: usize = 64;
 /// Of how many innermost frames one must be FFmpeg's for a block to be possibly an object of its: its allocator may be reached through a
 /// function of the C library.
 const INNERMOST: usize = 4;
+/// At these depths a known outer part of the stack is looked for.
+const JOINTS: [usize; 5] = [2, 5, 9, 15, 25];
+/// So many callers tell stacks of one place and height apart: FFmpeg's libraries come to their allocator through several functions of
+/// libavutil, and unref a dozen buffers in a row.
+const TOLD_BY: usize = 5;
+/// Direct-mapped: nodes of frames.
+const NODES: usize = 512;
 
 /// What a capture came to.
 struct Captured {
     depth: usize,
-    /// The stack's end was found.
-    whole: bool,
-    /// Every step was known.
-    again: bool,
+    /// Node of what lies further out than `depth` frames; 0: the stack ends there.
+    outer: u32,
+    /// Every frame was found by a rule, up to the stack's end or a known outer part.
+    by_rules: bool,
+}
+
+/// A frame's node, if it was asked for before.
+#[derive(Clone, Copy)]
+struct NodeOf {
+    pc: u64,
+    parent: u32,
+    node: u32,
 }
 
 /// What a thread keeps for unwinding.
 pub struct Unwinding {
-    rules: CacheX86_64<MustNotAllocateDuringUnwind>,
-    frames: [StackFrame; DEPTH],
-    /// Where each frame's step is in the memo.
-    steps: [u16; DEPTH],
-    memo: Memo,
     traces: Traces,
+    /// The thread's own stack as far as it is known.
+    own: StackRange,
     /// Of the module tables: what is remembered belongs to it.
     generation: u64,
+    rules: Rules,
+    nodes: [NodeOf; NODES],
+    frames: [Registers; DEPTH],
+    /// Index of each frame's module record + 1.
+    modules: [u32; DEPTH],
+    framehop: CacheX86_64<MustNotAllocateDuringUnwind>,
     ranges: [StackRange; RANGES],
     next_range: usize,
     /// Lowest address of the thread's own stack; 0 where unknown (the main thread's grows).
@@ -112,12 +130,14 @@ impl Unwinding {
     /// Empty.
     pub fn new() -> Self {
         Self {
-            rules: CacheX86_64::new_in(),
-            frames: [StackFrame::default(); DEPTH],
-            steps: [memo::NONE; DEPTH],
-            memo: Memo::new(),
             traces: Traces::new(),
+            own: StackRange::default(),
             generation: 0,
+            rules: Rules::new(),
+            nodes: [NodeOf { pc: 0, parent: 0, node: 0 }; NODES],
+            frames: [Registers::default(); DEPTH],
+            modules: [0; DEPTH],
+            framehop: CacheX86_64::new_in(),
             ranges: [StackRange::default(); RANGES],
             next_range: 0,
             low: 0,
@@ -131,8 +151,8 @@ impl Unwinding {
 
     /// Another thread owns this now: its stack is elsewhere.
     pub fn new_thread(&mut self) {
-        self.memo.forget();
         self.traces.forget();
+        self.own = StackRange::default();
         self.ranges = [StackRange::default(); RANGES];
         self.lookups_left = 8;
         self.low = 0;
@@ -140,6 +160,7 @@ impl Unwinding {
             self.ranges[0] = own;
             self.next_range = 1;
             self.low = own.start;
+            self.own = own;
         }
     }
 
@@ -147,171 +168,305 @@ impl Unwinding {
     #[inline(always)]
     pub fn stack(&mut self, segment: &Segment, start: Registers) -> Known {
         let generation = modules::table_generation();
-        if self.generation == generation {
-            if let Some(known) = self.traces.find(&start) {
-                if settings::verify() {
-                    self.verify_trace(segment, start, known);
-                }
-                return known;
+        if self.generation != generation {
+            self.forget(generation);
+        } else if let Some(known) = self.traces.expected(&start).or_else(|| self.known(&start)) {
+            if settings::verify() {
+                self.verify_trace(segment, start, known);
             }
-        } else {
-            self.generation = generation;
-            self.traces.forget();
+            return known;
         }
         // A panic in an unwinding library must not reach the host: it costs this one stack.
-        let capture = core::panic::AssertUnwindSafe(|| self.follow(segment, start));
-        std::panic::catch_unwind(capture).unwrap_or_else(|_| {
+        let follow = core::panic::AssertUnwindSafe(|| self.follow(segment, start));
+        std::panic::catch_unwind(follow).unwrap_or_else(|_| {
             segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
             Known { node: 0, libav: false }
         })
     }
 
-    /// The same, step by step.
+    /// The stack from `at`, if a trace of it holds.
+    #[inline(always)]
+    fn known(&mut self, at: &Registers) -> Option<Known> {
+        let callers = self.callers_of(at)?;
+        self.traces.find(at, callers)
+    }
+
+    /// What tells stacks of one place and height apart, nearly always: the next return addresses.
+    #[inline(always)]
+    fn callers_of(&self, at: &Registers) -> Option<u64> {
+        let mut caller = self.caller_of(at)?;
+        let mut mixed = caller.pc;
+        for _ in 1..TOLD_BY {
+            let Some(next) = self.caller_of(&caller) else { break };
+            mixed = mixed.rotate_left(13) ^ next.pc;
+            caller = next;
+        }
+        Some(mixed)
+    }
+
+    /// The module tables have changed.
+    #[cold]
+    fn forget(&mut self, generation: u64) {
+        self.generation = generation;
+        self.traces.forget();
+        self.rules.forget();
+        self.nodes = [NodeOf { pc: 0, parent: 0, node: 0 }; NODES];
+    }
+
+    /// The same frame by frame, as far as no outer part of the stack is known.
     #[inline(never)]
     fn follow(&mut self, segment: &Segment, start: Registers) -> Known {
-        let Captured { depth, whole, again } = self.capture(segment, start);
-        if settings::verify() {
-            verify(segment, start.pc, &self.frames[..depth]);
-        }
-        let libav = self.frames[..depth.min(INNERMOST)].iter().any(|frame| modules::is_ffmpeg(frame.module));
-        let mut parent = 0;
+        let Captured { depth, outer, by_rules } = self.capture(segment, start, true);
+        let libav = self.modules[..depth.min(INNERMOST)].iter().any(|&number| modules::is_ffmpeg(number));
+        let mut parent = outer;
+        // So many of the innermost frames were never met below their parents before.
+        let mut new = 0;
         for at in (0..depth).rev() {
-            let step = self.steps[at];
-            if step != memo::NONE
-                && let Some(node) = self.memo.node(step, parent)
-            {
-                parent = node;
-                continue;
-            }
-            let Some(node) = intern::node(segment, parent, self.frames[at]) else {
+            let frame = StackFrame { pc: self.frames[at].pc, module: self.modules[at] };
+            let Some((node, known)) = self.node(segment, parent, frame) else {
                 segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
                 return Known { node: 0, libav };
             };
-            if step != memo::NONE {
-                self.memo.note_node(step, parent, node);
+            if !known && new == 0 {
+                new = at + 1;
             }
             parent = node;
         }
         let known = Known { node: parent, libav };
-        if whole && again {
-            self.keep(start, depth, known);
+        if by_rules {
+            self.keep(segment, depth, outer, new, known);
+        }
+        if settings::verify() {
+            self.verify_trace(segment, start, known);
         }
         known
     }
 
-    /// Keeps the stack just captured as a trace.
-    fn keep(&mut self, start: Registers, depth: usize, known: Known) {
-        let mut reads = [(0, 0); MOST_READS];
+    /// The node of a frame below its parent, and whether it was there before.
+    #[inline(always)]
+    fn node(&mut self, segment: &Segment, parent: u32, frame: StackFrame) -> Option<(u32, bool)> {
+        let mixed = (frame.pc ^ u64::from(parent).rotate_left(48)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let place = (mixed >> 55) as usize % NODES;
+        let kept = self.nodes[place];
+        if kept.node != 0 && kept.pc == frame.pc && kept.parent == parent {
+            return Some((kept.node, true));
+        }
+        let (node, known) = intern::node(segment, parent, frame)?;
+        // A frame in no module may be another's by and by.
+        if frame.module != 0 {
+            self.nodes[place] = NodeOf { pc: frame.pc, parent, node };
+        }
+        Some((node, known))
+    }
+
+    /// Keeps the stack just captured, and its outer parts, as traces: those that were met before. `new`: so many of the innermost frames
+    /// were not.
+    fn keep(&mut self, segment: &Segment, depth: usize, outer: u32, new: usize, known: Known) {
+        let mut node = known.node;
+        let mut at = 0;
+        for joint in core::iter::once(0).chain(JOINTS) {
+            if joint >= depth {
+                return;
+            }
+            while at < joint {
+                node = segment.node(node).parent.load(Ordering::Relaxed);
+                at += 1;
+            }
+            if joint >= new {
+                let libav = known.libav && joint == 0;
+                self.keep_from(joint, depth, outer, Known { node, libav });
+            }
+        }
+    }
+
+    /// Keeps the stack from frame `first` outwards: what its steps depend on, and of bp only what one of them did.
+    fn keep_from(&mut self, first: usize, depth: usize, outer: u32, known: Known) {
+        let start = self.frames[first];
+        let Some(callers) = self.callers_of(&start) else { return };
+        if self.traces.find(&start, callers).is_some() {
+            return;
+        }
+        let mut inputs = [(0, 0); MOST_READS];
         let mut count = 0;
+        let mut uses_bp = false;
         let mut at = start;
-        for &step in &self.steps[..depth] {
-            // A step may have been driven out by a later one of the same stack.
-            let Some(words) = (step != memo::NONE).then(|| self.memo.reads(step, &at)).flatten() else { return };
-            for word in words {
-                let Some(place) = reads.get_mut(count) else { return };
+        // Where the present bp comes from; `None`: it is still the first.
+        let mut bp_from: Option<u64> = None;
+        let mut frame = first;
+        loop {
+            let Some(rule) = self.rules.find(at.pc) else { return };
+            let base = match rule.base {
+                Base::Sp => at.sp,
+                Base::Bp => at.bp,
+                Base::End => break,
+                Base::None => return,
+            };
+            let bp_word = match (rule.base, bp_from) {
+                (Base::Bp, None) => {
+                    uses_bp = true;
+                    None
+                }
+                (Base::Bp, Some(address)) => Some((address, at.bp)),
+                _ => None,
+            };
+            let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+            let Some(caller) = self.caller_of(&at) else { return };
+            for word in core::iter::once((caller_at, caller.pc)).chain(bp_word) {
+                let Some(place) = inputs.get_mut(count) else { return };
                 *place = word;
                 count += 1;
             }
-            match self.memo.caller(step) {
-                Some(caller) => at = caller,
-                None => break,
+            if rule.bp_at != HANDED_ON {
+                bp_from = Some(base.wrapping_add_signed(8 * i64::from(rule.bp_at)));
             }
+            frame += 1;
+            if caller.pc == 0 || frame == depth && outer == 0 {
+                break;
+            }
+            if frame == DEPTH {
+                return;
+            }
+            at = caller;
         }
-        self.traces.insert(&start, &reads[..count], known);
+        self.traces.insert(&start, callers, uses_bp, &inputs[..count], known);
     }
 
-    /// With `verify`: a trace that was taken for true is followed once more, by both unwinders.
+    /// With `verify`: a stack is followed once more, frame by frame by framehop alone, and by the `backtrace` crate.
     #[cold]
     fn verify_trace(&mut self, segment: &Segment, start: Registers, known: Known) {
-        let depth = self.capture(segment, start).depth;
-        verify(segment, start.pc, &self.frames[..depth]);
-        let mut id = known.node;
-        let same = self.frames[..depth].iter().all(|frame| {
+        let depth = self.capture(segment, start, false).depth;
+        let differs = |id: u32, frame: usize| {
             let node = segment.node(id);
-            id = node.parent.load(Ordering::Relaxed);
-            node.pc.load(Ordering::Relaxed) == frame.pc && node.module.load(Ordering::Relaxed) == frame.module
-        });
-        if !same || id != 0 {
+            node.pc.load(Ordering::Relaxed) != self.frames[frame].pc
+                || node.module.load(Ordering::Relaxed) != self.modules[frame]
+        };
+        let mut id = known.node;
+        let mut same = true;
+        for frame in 0..depth {
+            same &= !differs(id, frame);
+            id = segment.node(id).parent.load(Ordering::Relaxed);
+        }
+        same &= id == 0 && verify(start.pc, &self.frames[..depth]);
+        segment.header().verified_stacks.fetch_add(1, Ordering::Relaxed);
+        if !same {
             segment.header().verify_differences.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Fills `frames` and `steps`, innermost first.
-    fn capture(&mut self, segment: &Segment, start: Registers) -> Captured {
-        let mut registers = start;
+    /// One frame outwards by its rule, on the thread's own stack; pc 0 where the stack ends. `None`: there is no rule, or it leads off the
+    /// stack.
+    #[inline(always)]
+    fn caller_of(&self, at: &Registers) -> Option<Registers> {
+        let rule = self.rules.find(at.pc)?;
+        self.apply(&rule, at)
+    }
+
+    #[inline(always)]
+    fn apply(&self, rule: &Rule, at: &Registers) -> Option<Registers> {
+        let base = match rule.base {
+            Base::Sp => at.sp,
+            Base::Bp => at.bp,
+            Base::End => return Some(Registers { pc: 0, sp: at.sp, bp: at.bp }),
+            Base::None => return None,
+        };
+        let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+        let lowest = at.sp.wrapping_sub(128).max(self.own.start);
+        let inside = |address: u64| lowest <= address && address.wrapping_add(8) <= self.own.end && address & 7 == 0;
+        // The frame in use is mapped: above it, up to the end of the thread's own stack, all is.
+        if !inside(at.sp) || !inside(caller_at) || caller_at.wrapping_add(8) <= at.sp {
+            return None;
+        }
+        let bp = if rule.bp_at == HANDED_ON {
+            at.bp
+        } else {
+            let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
+            if !inside(bp_at) {
+                return None;
+            }
+            // SAFETY: aligned, and inside this thread's own stack.
+            unsafe { *(bp_at as *const u64) }
+        };
+        // SAFETY: as above.
+        Some(Registers { pc: unsafe { *(caller_at as *const u64) }, sp: caller_at + 8, bp })
+    }
+
+    /// Fills `frames` and `modules`, innermost first. `remembering` nothing, framehop is asked for every frame, up to the stack's end.
+    fn capture(&mut self, segment: &Segment, start: Registers, remembering: bool) -> Captured {
+        let mut at = start;
         let mut depth = 0;
-        if registers.sp.wrapping_sub(self.low) < NEEDED {
+        if at.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
             segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);
-            (self.frames[0], self.steps[0]) = (StackFrame { pc: registers.pc, module: 0 }, memo::NONE);
-            return Captured { depth: 1, whole: false, again: false };
+            (self.frames[0], self.modules[0]) = (at, 0);
+            return Captured { depth: 1, outer: 0, by_rules: false };
         }
-        self.memo.begin(self.generation);
-        // The range is only needed where something is not known.
-        let mut range: Option<StackRange> = None;
-        let mut last = memo::NONE;
-        let (mut whole, mut again) = (true, true);
+        let mut by_rules = true;
         loop {
-            let mut index = self.memo.find(&registers, self.memo.guess_after(last));
-            let caller = if index != memo::NONE {
-                self.frames[depth] = StackFrame { pc: registers.pc, module: self.memo.module(index) };
-                Ok(self.memo.caller(index))
-            } else {
-                again = false;
-                let module = modules::find(registers.pc.wrapping_sub(1));
-                let number = module.map_or(0, |module| module.index + 1);
-                self.frames[depth] = StackFrame { pc: registers.pc, module: number };
-                let current = match range {
-                    Some(range) if range.start <= registers.sp && registers.sp < range.end => range,
-                    _ => self.range_of(registers.sp),
-                };
-                range = Some(current);
-                let mut reads = Reads::default();
-                let result = self.step(module.map(|module| &module.tables), registers, current, &mut reads);
-                let result = match result {
-                    // Outwards is upwards, but for a change of stacks.
-                    Ok(Some(caller)) if current.holds(caller.sp.wrapping_sub(8)) && caller.sp <= registers.sp => {
-                        Ok(None)
-                    }
-                    result => result,
-                };
-                if let Ok(caller) = result {
-                    index = self.memo.insert(registers, number, caller, &reads);
+            let rule = if remembering { self.rules.find(at.pc) } else { None };
+            let known = rule.and_then(|rule| Some((rule.module, self.apply(&rule, &at)?)));
+            if known.is_some()
+                && by_rules
+                && JOINTS.contains(&depth)
+                && let Some(outer) = self.known(&at)
+            {
+                return Captured { depth, outer: outer.node, by_rules };
+            }
+            self.frames[depth] = at;
+            let caller = match known {
+                Some((module, caller)) => {
+                    self.modules[depth] = u32::from(module);
+                    Ok((caller.pc != 0).then_some(caller))
                 }
-                result
+                None => {
+                    by_rules = false;
+                    self.step_anew(depth, at, remembering)
+                }
             };
-            self.memo.note_next(last, index);
-            self.steps[depth] = index;
-            last = index;
             depth += 1;
             match caller {
                 Ok(Some(_)) if depth == DEPTH => {
-                    segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
-                    whole = false;
-                    break;
+                    if remembering {
+                        segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Captured { depth, outer: 0, by_rules: false };
                 }
-                Ok(Some(caller)) => registers = caller,
-                Ok(None) => break,
+                Ok(Some(caller)) => at = caller,
+                Ok(None) => return Captured { depth, outer: 0, by_rules },
                 Err(()) => {
-                    segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
-                    whole = false;
-                    break;
+                    if remembering {
+                        segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Captured { depth, outer: 0, by_rules: false };
                 }
             }
         }
-        Captured { depth, whole, again }
     }
 
-    /// One frame outwards. Reads only inside `range`, and notes each word.
+    /// One frame outwards by framehop; a rule is learned from it.
+    #[inline(never)]
+    fn step_anew(&mut self, depth: usize, at: Registers, learning: bool) -> Result<Option<Registers>, ()> {
+        let module = modules::find(at.pc.wrapping_sub(1));
+        let number = module.map_or(0, |module| module.index + 1);
+        self.modules[depth] = number;
+        let range = self.range_of(at.sp);
+        let tables = module.map(|module| &module.tables);
+        let taken = self.step(tables, at, range);
+        if learning
+            && range.own
+            && let Some(rule) = Rule::of(at, number, &taken, |other| self.step(tables, other, range))
+        {
+            self.rules.insert(rule);
+        }
+        let (caller, _) = taken?;
+        // Outwards is upwards, but for a change of stacks.
+        Ok(caller.filter(|caller| !(range.holds(caller.sp.wrapping_sub(8)) && caller.sp <= at.sp)))
+    }
+
+    /// framehop's step. Reads only inside `range`, and notes each word.
     #[inline(always)]
-    fn step(
-        &mut self,
-        tables: Option<&Tables>,
-        at: Registers,
-        range: StackRange,
-        reads: &mut Reads,
-    ) -> Result<Option<Registers>, ()> {
-        let Some(address) = FrameAddress::from_return_address(at.pc) else { return Ok(None) };
+    fn step(&mut self, tables: Option<&Tables>, at: Registers, range: StackRange) -> Taken {
+        let mut reads = Reads::default();
+        let Some(address) = FrameAddress::from_return_address(at.pc) else { return Ok((None, reads)) };
         let mut registers = UnwindRegsX86_64::new(at.pc, at.sp, at.bp);
         let mut read = |address: u64| {
             if !range.holds(address) {
@@ -327,13 +482,13 @@ impl Unwinding {
                 }
                 u64::from_le_bytes(word)
             };
-            reads.note(address, value, !range.own);
+            reads.note(address, value);
             Ok(value)
         };
         let tables = tables.unwrap_or(&self.no_tables);
-        match tables.unwind_frame(address, &mut registers, &mut self.rules, &mut read) {
-            Ok(Some(pc)) => Ok(Some(Registers { pc, sp: registers.sp(), bp: registers.bp() })),
-            Ok(None) => Ok(None),
+        match tables.unwind_frame(address, &mut registers, &mut self.framehop, &mut read) {
+            Ok(Some(pc)) => Ok((Some(Registers { pc, sp: registers.sp(), bp: registers.bp() }), reads)),
+            Ok(None) => Ok((None, reads)),
             Err(_) => Err(()),
         }
     }
@@ -343,6 +498,9 @@ impl Unwinding {
     fn range_of(&mut self, sp: u64) -> StackRange {
         for range in &self.ranges {
             if range.start <= sp && sp < range.end {
+                if range.own {
+                    self.own = *range;
+                }
                 return range.above(sp);
             }
         }
@@ -363,6 +521,9 @@ impl Unwinding {
         });
         // Where nothing is known: the rest of the page on which the caller's frame lies is mapped.
         let range = found.unwrap_or(StackRange { start: sp & !4095, end: (sp & !4095) + 4096, own: false });
+        if range.own {
+            self.own = range;
+        }
         if found.is_some() {
             self.ranges[self.next_range] = range;
             self.next_range = (self.next_range + 1) % RANGES;
@@ -484,9 +645,9 @@ fn parse_line(line: &[u8]) -> Option<(u64, u64, bool)> {
     Some((number(&line[..dash])?, number(line.get(dash + 1..space)?)?, line.get(space + 1) == Some(&b'r')))
 }
 
-/// Unwinds once more, by the `backtrace` crate, and counts a difference. Both start at the hook's caller.
+/// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller.
 #[cold]
-fn verify(segment: &Segment, start: u64, frames: &[StackFrame]) {
+fn verify(start: u64, frames: &[Registers]) -> bool {
     let mut theirs = [0u64; DEPTH + 64];
     let mut count = 0;
     // SAFETY: called on one thread at a time as far as the crate's own state goes: only `trace`, no symbolization.
@@ -505,15 +666,8 @@ fn verify(segment: &Segment, start: u64, frames: &[StackFrame]) {
         Some((0, rest)) => rest,
         _ => theirs,
     };
-    let same = if frames.len() == DEPTH {
-        theirs.len() >= DEPTH && frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc)
-    } else {
-        theirs.len() == frames.len() && frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc)
-    };
-    segment.header().verified_stacks.fetch_add(1, Ordering::Relaxed);
-    if !same {
-        segment.header().verify_differences.fetch_add(1, Ordering::Relaxed);
-    }
+    let equal = frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc);
+    equal && if frames.len() == DEPTH { theirs.len() >= DEPTH } else { theirs.len() == frames.len() }
 }
 
 #[cfg(test)]

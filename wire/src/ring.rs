@@ -224,6 +224,11 @@ impl<M: RingMemory> Consumer<M> {
         self.header().busy.load(Ordering::Acquire)
     }
 
+    /// Something is published that was not drained.
+    pub fn has_events(&self) -> bool {
+        !self.corrupt && self.header().head.load(Ordering::Acquire) != self.tail
+    }
+
     /// Hands over every young allocation, as far as it stands still. To be called before [`Self::drain`] where none may be missed.
     pub fn young(&self, mut take: impl FnMut(Young)) {
         if self.corrupt {

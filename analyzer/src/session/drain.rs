@@ -19,7 +19,7 @@ use super::segment::Segment;
 use super::types::StackTypes;
 use crate::live::{LiveSet, Pending};
 
-/// How long a drain naps after the last event before it goes to sleep.
+/// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
 /// How long a producer's store may take to be seen, generously: who has looked again after that may sleep without end.
 const LAST_LOOK: Duration = Duration::from_millis(1);
@@ -175,13 +175,23 @@ impl Worker {
             }
             if taken > 0 {
                 quiet = false;
-            } else if !quiet {
-                // What happens now and then is not worth a wake-up each time.
-                quiet = !self.sleep(NAPPING, Some(NAP), finish);
-            } else if !self.sleep(ASLEEP, Some(LAST_LOOK), finish) {
-                quiet = !self.sleep(ASLEEP, None, finish);
+            }
+            if !quiet {
+                // What comes now and then is not worth a wake-up each: it waits in its ring for the end of the nap.
+                self.sleep(NAPPING, Some(NAP), finish);
+                quiet = taken == 0;
+            } else if !self.events_wait() && !finish.load(Ordering::Acquire) {
+                self.sleep(ASLEEP, Some(LAST_LOOK), finish);
+                if !self.events_wait() {
+                    self.sleep(ASLEEP, None, finish);
+                }
             }
         }
+    }
+
+    /// Some ring has events.
+    fn events_wait(&self) -> bool {
+        self.segment.ring_count() as usize > self.rings.len() || self.rings.iter().any(|ring| ring.consumer.has_events())
     }
 
     /// Drains every ring once; returns how many events came.
@@ -234,22 +244,17 @@ impl Worker {
         }
     }
 
-    /// Sleeps until a producer wakes it, or for `at_most`; false where nothing happened.
-    fn sleep(&mut self, how: u32, at_most: Option<Duration>, finish: &AtomicBool) -> bool {
-        let segment = self.segment.clone();
-        let sleeping = &segment.header().consumer_sleeping;
+    /// Sleeps until a producer wakes it, or for `at_most`.
+    fn sleep(&self, how: u32, at_most: Option<Duration>, finish: &AtomicBool) {
+        let sleeping = &self.segment.header().consumer_sleeping;
         sleeping.store(how, Ordering::SeqCst);
-        // A producer publishes and then looks here: it sees this, or this pass sees its event, or (its store was still on the way) a pass
-        // after LAST_LOOK does.
+        // Who orders the end stores it first and then 0 here: this sees the one, or the wait sees the other.
         fence(Ordering::SeqCst);
-        if self.pass() > 0 || finish.load(Ordering::Acquire) {
-            sleeping.store(0, Ordering::Relaxed);
-            return true;
+        if !finish.load(Ordering::Acquire) {
+            let limit = at_most.map(|time| rustix::fs::Timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 });
+            let _ = rustix::thread::futex::wait(sleeping, rustix::thread::futex::Flags::empty(), how, limit.as_ref());
         }
-        let limit = at_most.map(|time| rustix::fs::Timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 });
-        let _ = rustix::thread::futex::wait(sleeping, rustix::thread::futex::Flags::empty(), how, limit.as_ref());
         sleeping.store(0, Ordering::Relaxed);
-        self.pass() > 0
     }
 
     fn into_drained(mut self) -> Drained {

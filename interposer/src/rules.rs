@@ -1,0 +1,256 @@
+//! Unwind rules by return address: where a frame keeps its caller's address and frame pointer, learned from framehop once.
+//!
+//! Why that is exact. A step outwards is framehop's rule for the return address, applied to sp, bp and the stack. A DWARF rule finds the
+//! frame at a fixed distance from one register, sp or bp, takes the return address from the word below the frame's end, and bp as it
+//! is or from a word at a fixed distance. Such a rule is told by the return address alone, for as long as the module's tables are
+//! what they are ([`crate::modules::table_generation`]); whatever has another form (signal frames, functions that keep their frame in
+//! another register, code without tables) is no rule here, and framehop is asked each time.
+//!
+//! Whether a step has that form is seen, not assumed: it is taken three times, with its registers, with another bp, and with another sp
+//! ([`Rule::of`]). Where another bp changes nothing but the bp that is handed on, the frame is found by sp; where another sp changes
+//! nothing, by bp.
+
+use crate::unwind::Registers;
+
+const SETS: usize = 512;
+const WAYS: usize = 2;
+
+/// How a frame is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Base {
+    /// No entry.
+    None = 0,
+    /// From sp.
+    Sp = 1,
+    /// From bp.
+    Bp = 2,
+    /// The stack ends here.
+    End = 3,
+}
+
+/// The rule of one return address. 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rule {
+    pc: u64,
+    /// Where the caller's return address lies, in words from the base. The caller's sp is right behind it.
+    pub caller_at: i16,
+    /// Where the caller's bp lies, in words from the base; [`HANDED_ON`]: it is bp.
+    pub bp_at: i16,
+    /// Index of the frame's module record + 1.
+    pub module: u16,
+    /// How the frame is found.
+    pub base: Base,
+    epoch: u8,
+}
+
+const _: () = assert!(size_of::<Rule>() == 16, "16 KiB a thread");
+
+/// See [`Rule::bp_at`].
+pub const HANDED_ON: i16 = i16::MIN;
+
+/// Words that a step may read and still be a rule.
+const READS: usize = 2;
+
+/// The words that a step reads, in order.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    words: [(u64, u64); READS],
+    count: usize,
+}
+
+impl Reads {
+    /// A word was read: address and value.
+    #[inline(always)]
+    pub fn note(&mut self, address: u64, value: u64) {
+        if let Some(word) = self.words.get_mut(self.count) {
+            *word = (address, value);
+        }
+        self.count += 1;
+    }
+
+    fn all(&self) -> Option<&[(u64, u64)]> {
+        self.words.get(..self.count)
+    }
+}
+
+/// What a step gave: the caller's registers, `None` where the stack ends; and what it read.
+pub type Taken = Result<(Option<Registers>, Reads), ()>;
+
+impl Rule {
+    /// The rule behind a step from `at` that gave `taken`, found out by steps from other registers; `None` where it has another form.
+    pub fn of(at: Registers, module: u32, taken: &Taken, mut step: impl FnMut(Registers) -> Taken) -> Option<Self> {
+        let &Ok((caller, reads)) = taken else { return None };
+        let module = u16::try_from(module).ok().filter(|&module| module != 0)?;
+        // No address of any stack, and different from the one in use in every bit.
+        let other_bp = Registers { bp: !at.bp | 1 << 63, ..at };
+        let Some(caller) = caller else {
+            // A stack that ends without a look at anything ends here always.
+            let always = reads.count == 0 && step(other_bp) == Ok((None, reads));
+            return always.then_some(Self { pc: at.pc, caller_at: 0, bp_at: 0, module, base: Base::End, epoch: 0 });
+        };
+        let words = reads.all()?;
+        let caller_at = caller.sp.wrapping_sub(8);
+        if !words.contains(&(caller_at, caller.pc)) {
+            return None;
+        }
+        let bp_word = || words.iter().find(|word| word.0 != caller_at && word.1 == caller.bp).map(|word| word.0);
+        let (base, from, bp_at) = match step(other_bp) {
+            Ok((Some(other), other_reads)) if other.pc == caller.pc && other.sp == caller.sp && other_reads == reads => {
+                let handed_on = other.bp == other_bp.bp;
+                // Handed on or restored: nothing else.
+                if handed_on != (caller.bp == at.bp && words.len() == 1) || !handed_on && other.bp != caller.bp {
+                    return None;
+                }
+                (Base::Sp, at.sp, if handed_on { None } else { Some(bp_word()?) })
+            }
+            _ => {
+                // A little lower: still inside the red zone of the frame in use.
+                let other_sp = Registers { sp: at.sp.wrapping_sub(64), ..at };
+                if step(other_sp) != *taken {
+                    return None;
+                }
+                (Base::Bp, at.bp, Some(bp_word()?))
+            }
+        };
+        let distance = |address: u64| {
+            let bytes = address.wrapping_sub(from).cast_signed();
+            (bytes % 8 == 0).then(|| i16::try_from(bytes / 8).ok()).flatten().filter(|&words| words != HANDED_ON)
+        };
+        let bp_at = match bp_at {
+            None => HANDED_ON,
+            Some(address) => distance(address)?,
+        };
+        Some(Self { pc: at.pc, caller_at: distance(caller_at)?, bp_at, module, base, epoch: 0 })
+    }
+}
+
+/// A thread's rules.
+pub struct Rules {
+    sets: [[Rule; WAYS]; SETS],
+    epoch: u8,
+}
+
+impl Rules {
+    /// None.
+    pub const fn new() -> Self {
+        let empty = Rule { pc: 0, caller_at: 0, bp_at: 0, module: 0, base: Base::None, epoch: 0 };
+        Self { sets: [[empty; WAYS]; SETS], epoch: 1 }
+    }
+
+    /// Forgets everything.
+    pub fn forget(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            // Epochs come round: what is left of the one before must not be taken for true.
+            self.sets.as_flattened_mut().iter_mut().for_each(|rule| rule.base = Base::None);
+            self.epoch = 1;
+        }
+    }
+
+    #[inline(always)]
+    fn set_of(pc: u64) -> usize {
+        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 55) as usize % SETS
+    }
+
+    /// The rule of a return address, if it is known.
+    #[inline(always)]
+    pub fn find(&self, pc: u64) -> Option<Rule> {
+        let set = &self.sets[Self::set_of(pc)];
+        set.iter().find(|rule| rule.pc == pc && rule.epoch == self.epoch && rule.base != Base::None).copied()
+    }
+
+    /// Keeps a rule, in place of the older of its set.
+    pub fn insert(&mut self, rule: Rule) {
+        let set = &mut self.sets[Self::set_of(rule.pc)];
+        set.swap(0, 1);
+        set[0] = Rule { epoch: self.epoch, ..rule };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Registers = Registers { pc: 0x1234, sp: 0x7000, bp: 0x7100 };
+
+    /// A stack whose words are their own addresses plus one.
+    fn read(reads: &mut Reads, address: u64) -> u64 {
+        reads.note(address, address + 1);
+        address + 1
+    }
+
+    fn by_sp(at: Registers) -> Taken {
+        let mut reads = Reads::default();
+        let pc = read(&mut reads, at.sp + 40);
+        Ok((Some(Registers { pc, sp: at.sp + 48, bp: at.bp }), reads))
+    }
+
+    fn by_sp_restoring_bp(at: Registers) -> Taken {
+        let mut reads = Reads::default();
+        let pc = read(&mut reads, at.sp + 40);
+        let bp = read(&mut reads, at.sp + 32);
+        Ok((Some(Registers { pc, sp: at.sp + 48, bp }), reads))
+    }
+
+    fn by_bp(at: Registers) -> Taken {
+        if at.bp > 0x8000 {
+            return Err(());
+        }
+        let mut reads = Reads::default();
+        let pc = read(&mut reads, at.bp + 8);
+        let bp = read(&mut reads, at.bp);
+        Ok((Some(Registers { pc, sp: at.bp + 16, bp }), reads))
+    }
+
+    /// Its frame's end lies in a word of the stack, as a signal frame's does.
+    fn by_a_word(at: Registers) -> Taken {
+        let mut reads = Reads::default();
+        let sp = read(&mut reads, at.sp + 8);
+        let pc = read(&mut reads, at.sp + 16);
+        Ok((Some(Registers { pc, sp, bp: at.bp }), reads))
+    }
+
+    fn rule(step: fn(Registers) -> Taken) -> Option<(i16, i16, Base)> {
+        Rule::of(AT, 3, &step(AT), step).map(|rule| (rule.caller_at, rule.bp_at, rule.base))
+    }
+
+    #[test]
+    fn rules_are_told_by_what_changes_with_what() {
+        assert_eq!(rule(by_sp), Some((5, HANDED_ON, Base::Sp)));
+        assert_eq!(rule(by_sp_restoring_bp), Some((5, 4, Base::Sp)));
+        assert_eq!(rule(by_bp), Some((1, 0, Base::Bp)));
+        assert_eq!(rule(|_| Ok((None, Reads::default()))), Some((0, 0, Base::End)));
+    }
+
+    #[test]
+    fn what_has_another_form_is_no_rule() {
+        assert_eq!(rule(by_a_word), None);
+        assert_eq!(rule(|_| Err(())), None);
+        assert_eq!(Rule::of(AT, 0, &by_sp(AT), by_sp), None, "code in no module");
+        // The distance depends on bp's value.
+        assert_eq!(rule(|at| if at.bp & 1 == 0 { by_sp(at) } else { by_sp_restoring_bp(at) }), None);
+        // A stack that ended because of what it read.
+        assert_eq!(
+            rule(|at| {
+                let mut reads = Reads::default();
+                read(&mut reads, at.sp);
+                Ok((None, reads))
+            }),
+            None
+        );
+    }
+
+    #[test]
+    fn forgotten_rules_are_not_found() {
+        let mut rules = Rules::new();
+        let rule = Rule::of(AT, 3, &by_sp(AT), by_sp).unwrap();
+        for _ in 0..600 {
+            assert_eq!(rules.find(AT.pc), None);
+            rules.insert(rule);
+            assert_eq!(rules.find(AT.pc).map(|found| found.caller_at), Some(5));
+            rules.forget();
+        }
+    }
+}
