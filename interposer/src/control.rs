@@ -112,7 +112,8 @@ pub fn note_unready() {
 
 /// Something was loaded since the last dlsym; asked once.
 pub fn take_load_for_lookup() -> bool {
-    ARMED_PAGE.loaded_for_lookup.load(Ordering::Relaxed) != 0 && ARMED_PAGE.loaded_for_lookup.swap(0, Ordering::Relaxed) != 0
+    ARMED_PAGE.loaded_for_lookup.load(Ordering::Relaxed) != 0
+        && ARMED_PAGE.loaded_for_lookup.swap(0, Ordering::Relaxed) != 0
 }
 
 /// Something may have been loaded that nobody looked at yet.

@@ -19,6 +19,130 @@ pub struct StackFrame {
     pub module: u32,
 }
 
+/// Of the frames of a stack, innermost first.
+#[derive(Clone, Copy)]
+pub struct StackHash(u64, u64);
+
+impl StackHash {
+    /// Of no frame.
+    pub const fn new() -> Self {
+        Self(0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344)
+    }
+
+    /// One frame further out, or whatever else tells stacks apart.
+    #[inline(always)]
+    pub fn with(self, value: u64) -> Self {
+        // Two products that do not wait for each other.
+        Self(
+            (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29),
+            (self.1.rotate_left(17) ^ value).wrapping_mul(0xD6E8_FEB8_6659_FD93).rotate_left(32),
+        )
+    }
+}
+
+/// A stack that was interned before.
+#[repr(C)]
+struct KnownStack {
+    /// 0: empty.
+    first: AtomicU64,
+    second: AtomicU64,
+    /// Stored last; 0 until then. Bit 32: FFmpeg's code is among the innermost frames.
+    node: AtomicU64,
+}
+
+struct Stacks {
+    mask: u64,
+    slots: *const KnownStack,
+}
+
+static STACKS: AtomicPtr<Stacks> = AtomicPtr::new(core::ptr::null_mut());
+static STACK_COUNT: AtomicU64 = AtomicU64::new(0);
+const FIRST_STACKS: u64 = 1 << 11;
+/// 6 MiB; what does not find room is looked up frame by frame.
+const MOST_STACKS: u64 = 1 << 18;
+const PROBES: u64 = 16;
+
+fn new_stacks(slots: u64) -> *mut Stacks {
+    let bytes = slots as usize * size_of::<KnownStack>();
+    if arena::room() < bytes as u64 + (1 << 20) {
+        return core::ptr::null_mut();
+    }
+    let at = arena::take(bytes, 64);
+    let table = arena::take(size_of::<Stacks>(), align_of::<Stacks>()).cast::<Stacks>();
+    if at.is_null() || table.is_null() {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: fresh, zeroed memory for good.
+    unsafe { table.write(Stacks { mask: slots - 1, slots: at.cast() }) };
+    table
+}
+
+impl Stacks {
+    #[inline(always)]
+    fn slot(&self, index: u64) -> &KnownStack {
+        // SAFETY: masked into the table, which lives for good.
+        unsafe { &*self.slots.add((index & self.mask) as usize) }
+    }
+
+    fn put(&self, hash: StackHash, node: u64) {
+        for step in 0..PROBES {
+            let slot = self.slot((hash.0 >> 20).wrapping_add(step));
+            if slot.first.compare_exchange(0, hash.0 | 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                slot.second.store(hash.1, Ordering::Relaxed);
+                // Pairs with the acquire in `stack`.
+                slot.node.store(node, Ordering::Release);
+                return;
+            }
+        }
+    }
+}
+
+/// The node of a whole stack, and whether FFmpeg's code is among its innermost frames, if it was noted.
+#[inline(always)]
+pub fn stack(hash: StackHash) -> Option<(u32, bool)> {
+    // SAFETY: tables live for good.
+    let table = unsafe { STACKS.load(Ordering::Acquire).as_ref()? };
+    for step in 0..PROBES {
+        let slot = table.slot((hash.0 >> 20).wrapping_add(step));
+        match slot.first.load(Ordering::Relaxed) {
+            0 => return None,
+            first if first == hash.0 | 1 => {
+                let node = slot.node.load(Ordering::Acquire);
+                if node != 0 && slot.second.load(Ordering::Relaxed) == hash.1 {
+                    return Some((node as u32, node >> 32 != 0));
+                }
+            }
+            _ => (),
+        }
+    }
+    None
+}
+
+/// Notes a whole stack.
+pub fn note_stack(hash: StackHash, node: u32, libav: bool) {
+    // SAFETY: tables live for good.
+    let Some(table) = (unsafe { STACKS.load(Ordering::Acquire).as_ref() }) else { return };
+    let count = STACK_COUNT.fetch_add(1, Ordering::Relaxed);
+    if count * 2 > table.mask {
+        if table.mask + 1 == MOST_STACKS {
+            STACK_COUNT.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        // The larger one starts empty: what comes again is noted again.
+        if !GROWING.swap(true, Ordering::Acquire) {
+            if core::ptr::eq(table, STACKS.load(Ordering::Acquire)) {
+                let larger = new_stacks((table.mask + 1) * 4);
+                if !larger.is_null() {
+                    STACK_COUNT.store(0, Ordering::Relaxed);
+                    STACKS.store(larger, Ordering::Release);
+                }
+            }
+            GROWING.store(false, Ordering::Release);
+        }
+    }
+    table.put(hash, u64::from(node) | u64::from(libav) << 32);
+}
+
 struct Table {
     mask: u64,
     slots: *const AtomicU32,
@@ -34,6 +158,8 @@ pub fn reset() -> bool {
     GROWING.store(false, Ordering::Relaxed);
     NODES.store(0, Ordering::Relaxed);
     TABLE.store(new_table(FIRST_SLOTS), Ordering::Release);
+    STACK_COUNT.store(0, Ordering::Relaxed);
+    STACKS.store(new_stacks(FIRST_STACKS), Ordering::Release);
     !TABLE.load(Ordering::Relaxed).is_null()
 }
 
@@ -74,8 +200,8 @@ fn is(node: &StackNode, parent: u32, frame: StackFrame) -> bool {
         && node.module.load(Ordering::Relaxed) == frame.module
 }
 
-/// The id of `frame` below the node `parent`, and whether it was there before; `None` where the nodes are used up.
-pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<(u32, bool)> {
+/// The id of `frame` below the node `parent`; `None` where the nodes are used up.
+pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
     let hashed = hash(parent, frame);
     // SAFETY: tables live for good.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref()? };
@@ -93,20 +219,17 @@ pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<(u32, b
                     if NODES.fetch_add(1, Ordering::Relaxed) * 2 > table.mask {
                         grow(segment, table);
                     }
-                    return Some((made, false));
+                    return Some(made);
                 }
                 Err(other) => id = other,
             }
         }
         if is(segment.node(id), parent, frame) {
-            return Some((id, true));
+            return Some(id);
         }
     }
     // The table is full and could not grow.
-    if made == 0 {
-        made = make(segment, parent, frame)?;
-    }
-    Some((made, false))
+    if made == 0 { make(segment, parent, frame) } else { Some(made) }
 }
 
 fn make(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {

@@ -6,8 +6,8 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use avleak_wire::event::{
-    Event, FREE_UNMAPS, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE, KIND_FREE,
-    KIND_FREE_BY_REALLOC,
+    Event, FREE_UNMAPS, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE,
+    KIND_FREE, KIND_FREE_BY_REALLOC,
 };
 use avleak_wire::young::{BY_REALLOC, MOVING, OBJECT, SETS, WAYS, Young, tag_of};
 
@@ -38,7 +38,7 @@ fn count_lost(events: u32) {
 fn publish(generation: u32, state: &mut ThreadState, event: Event) -> bool {
     match state.ring.push(event, &mut state.known_tail) {
         Ok(filled) => {
-            state.segment.published(filled);
+            state.segment.published(filled, || state.ring.filled(&mut state.known_tail));
             true
         }
         Err(_) => wait_and_publish(generation, state.segment, state, event),

@@ -12,8 +12,8 @@
 
 use crate::unwind::Registers;
 
-const SETS: usize = 512;
-const WAYS: usize = 2;
+const SETS: usize = 256;
+const WAYS: usize = 4;
 
 /// How a frame is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,9 @@ impl Rule {
         }
         let bp_word = || words.iter().find(|word| word.0 != caller_at && word.1 == caller.bp).map(|word| word.0);
         let (base, from, bp_at) = match step(other_bp) {
-            Ok((Some(other), other_reads)) if other.pc == caller.pc && other.sp == caller.sp && other_reads == reads => {
+            Ok((Some(other), other_reads))
+                if other.pc == caller.pc && other.sp == caller.sp && other_reads == reads =>
+            {
                 let handed_on = other.bp == other_bp.bp;
                 // Handed on or restored: nothing else.
                 if handed_on != (caller.bp == at.bp && words.len() == 1) || !handed_on && other.bp != caller.bp {
@@ -126,7 +128,7 @@ impl Rule {
     }
 }
 
-/// A thread's rules.
+/// A thread's rules. Four to a set, or a few hundred addresses would drive each other out here and there, for good.
 pub struct Rules {
     sets: [[Rule; WAYS]; SETS],
     epoch: u8,
@@ -151,20 +153,22 @@ impl Rules {
 
     #[inline(always)]
     fn set_of(pc: u64) -> usize {
-        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 55) as usize % SETS
+        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize % SETS
     }
 
     /// The rule of a return address, if it is known.
     #[inline(always)]
-    pub fn find(&self, pc: u64) -> Option<Rule> {
+    pub fn find(&self, pc: u64) -> Option<&Rule> {
         let set = &self.sets[Self::set_of(pc)];
-        set.iter().find(|rule| rule.pc == pc && rule.epoch == self.epoch && rule.base != Base::None).copied()
+        let rule = set.iter().find(|rule| rule.pc == pc)?;
+        (rule.epoch == self.epoch && rule.base != Base::None).then_some(rule)
     }
 
-    /// Keeps a rule, in place of the older of its set.
+    /// Keeps a rule, in place of the oldest of its set.
     pub fn insert(&mut self, rule: Rule) {
         let set = &mut self.sets[Self::set_of(rule.pc)];
-        set.swap(0, 1);
+        let place = set.iter().position(|known| known.pc == rule.pc).unwrap_or(WAYS - 1);
+        set[..=place].rotate_right(1);
         set[0] = Rule { epoch: self.epoch, ..rule };
     }
 }

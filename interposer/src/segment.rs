@@ -224,11 +224,12 @@ impl Segment {
         self.header().module_count.store(count, Ordering::Release);
     }
 
-    /// After a publication: wakes the analyzer where it waits for one; where it only naps, if `filled` events wait for it.
+    /// After a publication: wakes the analyzer where it waits for one; where it only naps, if many events wait for it. `filled` is how many
+    /// do as far as the producer knows, `look` looks.
     #[inline(always)]
-    pub fn published(&self, filled: u64) {
+    pub fn published(&self, filled: u64, look: impl FnOnce() -> u64) {
         let sleeping = self.header().consumer_sleeping.load(Ordering::Relaxed);
-        if sleeping != 0 && (sleeping == wire::ASLEEP || filled >= WAKE_AT) {
+        if sleeping == wire::ASLEEP || sleeping != 0 && filled >= WAKE_AT && look() >= WAKE_AT {
             self.wake_consumer();
         }
     }

@@ -75,7 +75,18 @@ impl Traces {
         // An index word of zero is position 0, which is before the oldest.
         let (next, words) = (MOST_WORDS, FIRST_WORDS);
         let index = if pool.is_null() { core::ptr::null_mut() } else { index.cast() };
-        Self { index, pool: pool.cast(), words, next, oldest: next, looked: 0, looked_at_wrap: 0, last: 0, full: false, refused: 0 }
+        Self {
+            index,
+            pool: pool.cast(),
+            words,
+            next,
+            oldest: next,
+            looked: 0,
+            looked_at_wrap: 0,
+            last: 0,
+            full: false,
+            refused: 0,
+        }
     }
 
     /// Forgets everything.
@@ -163,7 +174,8 @@ impl Traces {
                 let value = values.add(4 * quad);
                 // SAFETY: the words lie on this thread's own stack, at or above `at.sp` less the red zone: the same stack pointer is in
                 // use again, so that they are mapped.
-                let word = |which: usize| *((base + 8 * (packed >> (16 * which) & 0xffff)) as *const u64) ^ *value.add(which);
+                let word =
+                    |which: usize| *((base + 8 * (packed >> (16 * which) & 0xffff)) as *const u64) ^ *value.add(which);
                 if word(0) | word(1) | word(2) | word(3) != 0 {
                     return None;
                 }
@@ -180,7 +192,7 @@ impl Traces {
         }
         let quads = reads.len().div_ceil(4);
         let record_words = (HEAD + 5 * quads) as u64;
-        if record_words > self.words / 4 || self.waits() {
+        if record_words > self.words / 4 {
             return;
         }
         let Some(first) = offset_of(at.sp, reads[0].0) else { return };
@@ -226,7 +238,7 @@ impl Traces {
     /// The pool is as large as it gets, and full: one of a few comes in. What goes round through more stacks than there is room for would
     /// otherwise always find that the next one just went.
     #[inline(always)]
-    fn waits(&mut self) -> bool {
+    pub fn waits(&mut self) -> bool {
         self.refused += 1;
         self.words == MOST_WORDS && self.full && !self.refused.is_multiple_of(ONE_OF)
     }

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
 
-use crate::intern::{self, StackFrame};
+use crate::intern::{self, StackFrame, StackHash};
 use crate::modules::{self, Tables};
 use crate::rules::{Base, HANDED_ON, Reads, Rule, Rules, Taken};
 use crate::segment::Segment;
@@ -72,13 +72,11 @@ const FLAG_CACHE: usize = 64;
 /// Of how many innermost frames one must be FFmpeg's for a block to be possibly an object of its: its allocator may be reached through a
 /// function of the C library.
 const INNERMOST: usize = 4;
-/// At these depths a known outer part of the stack is looked for.
-const JOINTS: [usize; 5] = [2, 5, 9, 15, 25];
+/// At these depths a known outer part of the stack is looked for: behind those that tell whether the whole stack is known.
+const JOINTS: [usize; 4] = [6, 10, 16, 26];
 /// So many callers tell stacks of one place and height apart: FFmpeg's libraries come to their allocator through several functions of
 /// libavutil, and unref a dozen buffers in a row.
 const TOLD_BY: usize = 5;
-/// Direct-mapped: nodes of frames.
-const NODES: usize = 512;
 
 /// What a capture came to.
 struct Captured {
@@ -87,14 +85,41 @@ struct Captured {
     outer: u32,
     /// Every frame was found by a rule, up to the stack's end or a known outer part.
     by_rules: bool,
+    /// Of all that.
+    hash: StackHash,
 }
 
-/// A frame's node, if it was asked for before.
+/// Whether looking for known outer parts pays: where stacks change from one end to the other it is given up, but for a try now and then.
 #[derive(Clone, Copy)]
-struct NodeOf {
-    pc: u64,
-    parent: u32,
-    node: u32,
+struct Joins {
+    tries: u32,
+    found: u32,
+    skipped: u32,
+}
+
+impl Joins {
+    const fn new() -> Self {
+        Self { tries: 0, found: 0, skipped: 0 }
+    }
+
+    #[inline(always)]
+    fn worth_a_try(&mut self) -> bool {
+        if self.found * 8 >= self.tries || self.tries < 64 {
+            return true;
+        }
+        self.skipped = self.skipped.wrapping_add(1);
+        self.skipped.is_multiple_of(64)
+    }
+
+    #[inline(always)]
+    fn tried(&mut self, found: bool) {
+        self.tries += 1;
+        self.found += u32::from(found);
+        if self.tries == 1024 {
+            // What is long ago counts less.
+            (self.tries, self.found) = (self.tries / 2, self.found / 2);
+        }
+    }
 }
 
 /// What a thread keeps for unwinding.
@@ -105,7 +130,7 @@ pub struct Unwinding {
     /// Of the module tables: what is remembered belongs to it.
     generation: u64,
     rules: Rules,
-    nodes: [NodeOf; NODES],
+    joins: Joins,
     frames: [Registers; DEPTH],
     /// Index of each frame's module record + 1.
     modules: [u32; DEPTH],
@@ -134,7 +159,7 @@ impl Unwinding {
             own: StackRange::default(),
             generation: 0,
             rules: Rules::new(),
-            nodes: [NodeOf { pc: 0, parent: 0, node: 0 }; NODES],
+            joins: Joins::new(),
             frames: [Registers::default(); DEPTH],
             modules: [0; DEPTH],
             framehop: CacheX86_64::new_in(),
@@ -170,7 +195,7 @@ impl Unwinding {
         let generation = modules::table_generation();
         if self.generation != generation {
             self.forget(generation);
-        } else if let Some(known) = self.traces.expected(&start).or_else(|| self.known(&start)) {
+        } else if let Some(known) = self.traces.expected(&start) {
             if settings::verify() {
                 self.verify_trace(segment, start, known);
             }
@@ -184,22 +209,17 @@ impl Unwinding {
         })
     }
 
-    /// The stack from `at`, if a trace of it holds.
-    #[inline(always)]
-    fn known(&mut self, at: &Registers) -> Option<Known> {
-        let callers = self.callers_of(at)?;
-        self.traces.find(at, callers)
-    }
-
     /// What tells stacks of one place and height apart, nearly always: the next return addresses.
     #[inline(always)]
     fn callers_of(&self, at: &Registers) -> Option<u64> {
         let mut caller = self.caller_of(at)?;
         let mut mixed = caller.pc;
         for _ in 1..TOLD_BY {
-            let Some(next) = self.caller_of(&caller) else { break };
-            mixed = mixed.rotate_left(13) ^ next.pc;
-            caller = next;
+            if caller.pc == 0 {
+                break;
+            }
+            caller = self.caller_of(&caller)?;
+            mixed = mixed.rotate_left(13) ^ caller.pc;
         }
         Some(mixed)
     }
@@ -210,77 +230,74 @@ impl Unwinding {
         self.generation = generation;
         self.traces.forget();
         self.rules.forget();
-        self.nodes = [NodeOf { pc: 0, parent: 0, node: 0 }; NODES];
     }
 
-    /// The same frame by frame, as far as no outer part of the stack is known.
+    /// The same frame by frame, as far as neither the stack nor an outer part of it is known.
     #[inline(never)]
     fn follow(&mut self, segment: &Segment, start: Registers) -> Known {
-        let Captured { depth, outer, by_rules } = self.capture(segment, start, true);
-        let libav = self.modules[..depth.min(INNERMOST)].iter().any(|&number| modules::is_ffmpeg(number));
-        let mut parent = outer;
-        // So many of the innermost frames were never met below their parents before.
-        let mut new = 0;
-        for at in (0..depth).rev() {
-            let frame = StackFrame { pc: self.frames[at].pc, module: self.modules[at] };
-            let Some((node, known)) = self.node(segment, parent, frame) else {
-                segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
-                return Known { node: 0, libav };
-            };
-            if !known && new == 0 {
-                new = at + 1;
+        let captured = match self.capture(segment, start, true) {
+            Ok(known) => {
+                if settings::verify() {
+                    self.verify_trace(segment, start, known);
+                }
+                return known;
             }
-            parent = node;
-        }
-        let known = Known { node: parent, libav };
-        if by_rules {
-            self.keep(segment, depth, outer, new, known);
-        }
-        if settings::verify() {
+            Err(captured) => captured,
+        };
+        let known = match captured.by_rules.then(|| intern::stack(captured.hash)).flatten() {
+            Some((node, libav)) => {
+                let known = Known { node, libav };
+                if !self.traces.waits() {
+                    self.keep(segment, &captured, known);
+                }
+                known
+            }
+            None => self.intern(segment, &captured),
+        };
+        if settings::verify() && known.node != 0 {
             self.verify_trace(segment, start, known);
         }
         known
     }
 
-    /// The node of a frame below its parent, and whether it was there before.
-    #[inline(always)]
-    fn node(&mut self, segment: &Segment, parent: u32, frame: StackFrame) -> Option<(u32, bool)> {
-        let mixed = (frame.pc ^ u64::from(parent).rotate_left(48)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let place = (mixed >> 55) as usize % NODES;
-        let kept = self.nodes[place];
-        if kept.node != 0 && kept.pc == frame.pc && kept.parent == parent {
-            return Some((kept.node, true));
+    /// The node of the stack just captured, frame by frame.
+    fn intern(&mut self, segment: &Segment, captured: &Captured) -> Known {
+        let depth = captured.depth;
+        let libav = self.modules[..depth.min(INNERMOST)].iter().any(|&number| modules::is_ffmpeg(number));
+        let mut parent = captured.outer;
+        for at in (0..depth).rev() {
+            let frame = StackFrame { pc: self.frames[at].pc, module: self.modules[at] };
+            let Some(node) = intern::node(segment, parent, frame) else {
+                segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
+                return Known { node: 0, libav };
+            };
+            parent = node;
         }
-        let (node, known) = intern::node(segment, parent, frame)?;
-        // A frame in no module may be another's by and by.
-        if frame.module != 0 {
-            self.nodes[place] = NodeOf { pc: frame.pc, parent, node };
+        if captured.by_rules {
+            intern::note_stack(captured.hash, parent, libav);
         }
-        Some((node, known))
+        Known { node: parent, libav }
     }
 
-    /// Keeps the stack just captured, and its outer parts, as traces: those that were met before. `new`: so many of the innermost frames
-    /// were not.
-    fn keep(&mut self, segment: &Segment, depth: usize, outer: u32, new: usize, known: Known) {
+    /// Keeps the stack just captured, and its outer parts, as traces: it was met before.
+    fn keep(&mut self, segment: &Segment, captured: &Captured, known: Known) {
         let mut node = known.node;
         let mut at = 0;
         for joint in core::iter::once(0).chain(JOINTS) {
-            if joint >= depth {
+            if joint >= captured.depth {
                 return;
             }
             while at < joint {
                 node = segment.node(node).parent.load(Ordering::Relaxed);
                 at += 1;
             }
-            if joint >= new {
-                let libav = known.libav && joint == 0;
-                self.keep_from(joint, depth, outer, Known { node, libav });
-            }
+            let libav = known.libav && joint == 0;
+            self.keep_from(joint, captured, Known { node, libav });
         }
     }
 
     /// Keeps the stack from frame `first` outwards: what its steps depend on, and of bp only what one of them did.
-    fn keep_from(&mut self, first: usize, depth: usize, outer: u32, known: Known) {
+    fn keep_from(&mut self, first: usize, captured: &Captured, known: Known) {
         let start = self.frames[first];
         let Some(callers) = self.callers_of(&start) else { return };
         if self.traces.find(&start, callers).is_some() {
@@ -294,7 +311,7 @@ impl Unwinding {
         let mut bp_from: Option<u64> = None;
         let mut frame = first;
         loop {
-            let Some(rule) = self.rules.find(at.pc) else { return };
+            let Some(&rule) = self.rules.find(at.pc) else { return };
             let base = match rule.base {
                 Base::Sp => at.sp,
                 Base::Bp => at.bp,
@@ -320,7 +337,7 @@ impl Unwinding {
                 bp_from = Some(base.wrapping_add_signed(8 * i64::from(rule.bp_at)));
             }
             frame += 1;
-            if caller.pc == 0 || frame == depth && outer == 0 {
+            if caller.pc == 0 || frame == captured.depth && captured.outer == 0 {
                 break;
             }
             if frame == DEPTH {
@@ -334,7 +351,7 @@ impl Unwinding {
     /// With `verify`: a stack is followed once more, frame by frame by framehop alone, and by the `backtrace` crate.
     #[cold]
     fn verify_trace(&mut self, segment: &Segment, start: Registers, known: Known) {
-        let depth = self.capture(segment, start, false).depth;
+        let Err(Captured { depth, .. }) = self.capture(segment, start, false) else { return };
         let differs = |id: u32, frame: usize| {
             let node = segment.node(id);
             node.pc.load(Ordering::Relaxed) != self.frames[frame].pc
@@ -357,8 +374,7 @@ impl Unwinding {
     /// stack.
     #[inline(always)]
     fn caller_of(&self, at: &Registers) -> Option<Registers> {
-        let rule = self.rules.find(at.pc)?;
-        self.apply(&rule, at)
+        self.apply(self.rules.find(at.pc)?, at)
     }
 
     #[inline(always)]
@@ -390,53 +406,72 @@ impl Unwinding {
         Some(Registers { pc: unsafe { *(caller_at as *const u64) }, sp: caller_at + 8, bp })
     }
 
-    /// Fills `frames` and `modules`, innermost first. `remembering` nothing, framehop is asked for every frame, up to the stack's end.
-    fn capture(&mut self, segment: &Segment, start: Registers, remembering: bool) -> Captured {
+    /// Fills `frames` and `modules`, innermost first; or finds the stack among the traces. `remembering` nothing, framehop is asked for
+    /// every frame, up to the stack's end.
+    fn capture(&mut self, segment: &Segment, start: Registers, remembering: bool) -> Result<Known, Captured> {
         let mut at = start;
-        let mut depth = 0;
+        let mut captured = Captured { depth: 0, outer: 0, by_rules: true, hash: StackHash::new() };
+        let mut callers = 0u64;
         if at.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
             segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);
             (self.frames[0], self.modules[0]) = (at, 0);
-            return Captured { depth: 1, outer: 0, by_rules: false };
+            return Err(Captured { depth: 1, by_rules: false, ..captured });
         }
-        let mut by_rules = true;
         loop {
-            let rule = if remembering { self.rules.find(at.pc) } else { None };
-            let known = rule.and_then(|rule| Some((rule.module, self.apply(&rule, &at)?)));
-            if known.is_some()
-                && by_rules
-                && JOINTS.contains(&depth)
-                && let Some(outer) = self.known(&at)
-            {
-                return Captured { depth, outer: outer.node, by_rules };
+            let depth = captured.depth;
+            let known = match self.rules.find(at.pc) {
+                Some(rule) if remembering => self.apply(rule, &at).map(|caller| (rule.module, caller)),
+                _ => None,
+            };
+            if captured.by_rules && JOINTS.contains(&depth) && known.is_some() && self.joins.worth_a_try() {
+                let outer = self.callers_of(&at).and_then(|callers| self.traces.find(&at, callers));
+                self.joins.tried(outer.is_some());
+                if let Some(outer) = outer {
+                    return Err(Captured {
+                        outer: outer.node,
+                        hash: captured.hash.with(u64::from(outer.node)),
+                        ..captured
+                    });
+                }
             }
             self.frames[depth] = at;
+            captured.hash = captured.hash.with(at.pc);
             let caller = match known {
                 Some((module, caller)) => {
                     self.modules[depth] = u32::from(module);
                     Ok((caller.pc != 0).then_some(caller))
                 }
                 None => {
-                    by_rules = false;
+                    captured.by_rules = false;
                     self.step_anew(depth, at, remembering)
                 }
             };
-            depth += 1;
+            captured.depth += 1;
+            if captured.by_rules && depth < TOLD_BY {
+                // As `callers_of` does; a stack that ends before is told by its end.
+                let pc = caller.ok().flatten().map_or(0, |caller| caller.pc);
+                callers = if depth == 0 { pc } else { callers.rotate_left(13) ^ pc };
+                if (depth + 1 == TOLD_BY || pc == 0)
+                    && let Some(known) = self.traces.find(&start, callers)
+                {
+                    return Ok(known);
+                }
+            }
             match caller {
-                Ok(Some(_)) if depth == DEPTH => {
+                Ok(Some(_)) if captured.depth == DEPTH => {
                     if remembering {
                         segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
                     }
-                    return Captured { depth, outer: 0, by_rules: false };
+                    return Err(Captured { by_rules: false, ..captured });
                 }
                 Ok(Some(caller)) => at = caller,
-                Ok(None) => return Captured { depth, outer: 0, by_rules },
+                Ok(None) => return Err(captured),
                 Err(()) => {
                     if remembering {
                         segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
                     }
-                    return Captured { depth, outer: 0, by_rules: false };
+                    return Err(Captured { by_rules: false, ..captured });
                 }
             }
         }

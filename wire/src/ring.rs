@@ -10,9 +10,7 @@
 //! * A ring changes hands between threads only under a lock of the producer's process; the reader does not notice.
 
 use crate::event::{Event, EventCell};
-use crate::layout::{
-    DEATH_SLOTS, DEATHS_IN_RING, EVENTS_IN_RING, RING_EVENTS, RingHeader, YOUNG_IN_RING, YOUNG_SLOTS,
-};
+use crate::layout::{DEATH_SLOTS, DEATHS_IN_RING, EVENTS_IN_RING, RING_EVENTS, RingHeader, YOUNG_IN_RING, YOUNG_SLOTS};
 use crate::sync::{Ordering, fence};
 use crate::young::{DeathCell, Young};
 
@@ -152,6 +150,13 @@ impl<M: RingMemory> Producer<M> {
         // Pairs with the reader's acquire of `head`.
         self.header().head.store(head.wrapping_add(1), Ordering::Release);
         Ok(head.wrapping_add(1).wrapping_sub(*known_tail))
+    }
+
+    /// How many events are in the ring, by the reader's present position.
+    #[inline(always)]
+    pub fn filled(&self, known_tail: &mut u64) -> u64 {
+        *known_tail = self.header().tail.load(Ordering::Acquire);
+        self.header().head.load(Ordering::Relaxed).wrapping_sub(*known_tail)
     }
 
     /// An object died young; true where its two events are cancelled, false where they are to be published: the pair's first deaths, then

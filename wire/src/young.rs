@@ -9,7 +9,7 @@
 //!   that looks ([`crate::ring::Consumer::young`]) may take it for an allocation that is still alive, and must not remember it.
 //! * An old allocation is pushed into the ring first and leaves its cell afterwards, marked [`MOVING`] meanwhile: a reader that
 //!   looks at the cells first and at the ring afterwards sees it at least once. Seeing it twice does no harm: it is the same event.
-//! * What a cancelled object leaves behind is a count for its pair of stacks ([`DeathCell`]), exact; of each pair the first 255 and
+//! * What a cancelled object leaves behind is a count for its pair of stacks ([`DeathCell`]), exact; of each pair the first 32 and
 //!   then every 64th death go through the ring, so that lifetimes are known.
 
 use crate::event::{ADDRESS_BITS, Event, EventCell, KIND_ALLOC};
@@ -159,7 +159,7 @@ pub const BY_REALLOC: u32 = u32::MAX;
 const COUNT_BITS: u32 = 40;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 /// So many deaths of each pair go through the ring first.
-const FIRST: u64 = 255;
+const FIRST: u64 = 32;
 /// Then every so many.
 const EVERY: u64 = 64;
 

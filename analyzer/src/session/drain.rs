@@ -191,19 +191,21 @@ impl Worker {
 
     /// Some ring has events.
     fn events_wait(&self) -> bool {
-        self.segment.ring_count() as usize > self.rings.len() || self.rings.iter().any(|ring| ring.consumer.has_events())
+        self.segment.ring_count() as usize > self.rings.len()
+            || self.rings.iter().any(|ring| ring.consumer.has_events())
     }
 
     /// Drains every ring once; returns how many events came.
     fn pass(&mut self) -> u64 {
+        let begun = Instant::now();
+        let settles = begun >= self.settle_at;
+        // Before the rings are counted: one that comes later has no older stamp.
+        let now = clock::read(self.tsc).stamp.saturating_sub(if self.tsc { MARGIN_TSC } else { MARGIN_NS });
         let count = self.segment.ring_count();
         while (self.rings.len() as u32) < count {
             let Some(consumer) = self.segment.ring(self.rings.len() as u32) else { break };
             self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new() });
         }
-        let begun = Instant::now();
-        let settles = begun >= self.settle_at;
-        let now = clock::read(self.tsc).stamp.saturating_sub(if self.tsc { MARGIN_TSC } else { MARGIN_NS });
         let mut taken = 0;
         let mut passed_by_all = now;
         for ring in &mut self.rings {
