@@ -93,6 +93,8 @@ pub fn remember_environment() {
     let patience = environment(PATIENCE_VARIABLE).and_then(|value| core::str::from_utf8(value).ok()?.parse().ok());
     if let Some(ms) = patience.filter(|ms| (PATIENCE_MS..=60_000).contains(ms)) {
         REGISTRATION_MS.store(ms, Ordering::Relaxed);
+        // A wrapper rather has its command wait than its verdict in doubt.
+        PATIENCE_NS.store(ms * 1_000_000, Ordering::Relaxed);
     }
     let mut folder = [0; BYTES];
     // SAFETY: the kernel writes at most the buffer's length, with a NUL.

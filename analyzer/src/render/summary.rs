@@ -176,6 +176,10 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
         format!("{} allocated, {} freed", counted(seen.packets_allocated, "packet"), grouped(seen.packets_freed));
     let mut facts = vec![frames, packets];
     facts.push(format!("{}, {}", counted(seen.allocations, "allocation"), counted(seen.frees, "free")));
+    if seen.cancelled_young > 0 {
+        let share = seen.cancelled_young.saturating_mul(100) / seen.allocations.max(1);
+        facts.push(format!("{share} % of them cancelled young"));
+    }
     facts.push(counted(seen.threads, "thread"));
     facts.push(dropped(seen));
     facts.push(format!("over {}", seconds(report.target.duration_s)));

@@ -111,6 +111,9 @@ pub struct Observed {
     pub allocations: u64,
     /// Blocks given back.
     pub frees: u64,
+    /// Of the allocations, those that their own thread gave back young, so that neither event ever left the process.
+    #[serde(default)]
+    pub cancelled_young: u64,
     /// Events that were lost.
     pub events_dropped: u64,
     /// Threads that recorded something.

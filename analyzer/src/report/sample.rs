@@ -276,6 +276,7 @@ fn seen(allocated: u64, freed: u64) -> Observed {
         objects_allocated: 9 * allocated,
         allocations: 118_204,
         frees: 117_748,
+        cancelled_young: 98_102,
         threads: 5,
         peak_blocks: 3_110,
         calls: [("av_frame_alloc", 1003), ("av_frame_clone", 1000), ("av_frame_free", 1966), ("av_packet_alloc", 1)]
