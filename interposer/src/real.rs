@@ -56,6 +56,7 @@ reals! {
     FREE_ALIGNED_SIZED "free_aligned_sized",
     DLOPEN "dlopen",
     DLMOPEN "dlmopen",
+    PTHREAD_GETATTR_NP "pthread_getattr_np",
 }
 
 /// What ld.so and dlsym allocate before the real functions are known: a few hundred bytes, never given back.
@@ -83,6 +84,20 @@ fn early(size: usize, align: usize) -> Pointer {
 pub fn is_early(at: Pointer) -> bool {
     let start = EARLY.0.get() as usize;
     (start..start + EARLY_BYTES).contains(&(at as usize))
+}
+
+/// pthread_getattr_np(3); ENOSYS where the C library has none.
+pub fn pthread_getattr(thread: libc::pthread_t, attributes: *mut libc::pthread_attr_t) -> c_int {
+    if PTHREAD_GETATTR_NP.address().is_null() {
+        PTHREAD_GETATTR_NP.resolve();
+    }
+    let real = PTHREAD_GETATTR_NP.address();
+    if real.is_null() {
+        return libc::ENOSYS;
+    }
+    type Function = extern "C" fn(libc::pthread_t, *mut libc::pthread_attr_t) -> c_int;
+    // SAFETY: RTLD_NEXT's definition of this function, with its signature; the arguments are the caller's own.
+    unsafe { core::mem::transmute::<Pointer, Function>(real)(thread, attributes) }
 }
 
 macro_rules! call {

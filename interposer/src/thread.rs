@@ -15,8 +15,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use avleak_wire::layout::{MAX_RINGS, RingHeader};
 use avleak_wire::ring::Producer;
 
+use crate::stacks::stack_left;
 use crate::told::Told;
-use crate::unwind::{Unwinding, stack_left};
+use crate::unwind::Unwinding;
 use crate::{arena, control, segment, sys};
 
 global_asm!(
@@ -148,6 +149,28 @@ fn is_stale(slot: &Slot, guard: u64, sp: u64) -> bool {
     !on_alternate
 }
 
+/// In [`Slot::quiet`]: this thread is inside pthread_getattr_np.
+const INSIDE_GETATTR: u32 = 2;
+
+/// Runs the host's own call of pthread_getattr_np.
+pub fn inside_getattr<R>(work: impl FnOnce() -> R) -> R {
+    let quiet = slot().quiet.get();
+    // SAFETY: this thread's own slot.
+    let before = unsafe { quiet.read_volatile() };
+    // SAFETY: as above.
+    unsafe { quiet.write_volatile(before | INSIDE_GETATTR) };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { quiet.write_volatile(before) };
+    result
+}
+
+/// glibc holds a lock of this thread's that it would take again.
+pub fn is_inside_getattr() -> bool {
+    // SAFETY: this thread's own slot.
+    unsafe { slot().quiet.get().read_volatile() & INSIDE_GETATTR != 0 }
+}
+
 /// Runs a call of ours that allocates and frees for itself: that is no event of the host's.
 pub fn quietly<R>(work: impl FnOnce() -> R) -> R {
     let quiet = slot().quiet.get();
@@ -163,7 +186,7 @@ pub fn quietly<R>(work: impl FnOnce() -> R) -> R {
 #[cold]
 pub fn count_swallowed() {
     // SAFETY: this thread's own slot.
-    if unsafe { slot().quiet.get().read_volatile() } != 0 {
+    if unsafe { slot().quiet.get().read_volatile() } & !INSIDE_GETATTR != 0 {
         return;
     }
     if let Some(segment) = segment::get() {

@@ -10,6 +10,7 @@ use crate::intern::{self, StackFrame, StackHash};
 use crate::modules::{self, Tables};
 use crate::rules::{Base, HANDED_ON, Reads, Rule, Rules, Taken};
 use crate::segment::Segment;
+use crate::stacks::{self, Own, StackRange};
 use crate::traces::{Known, MOST_READS, Traces};
 use crate::{settings, sys};
 
@@ -36,28 +37,6 @@ impl Registers {
     pub unsafe fn at_entry(sp: u64, bp: u64) -> Self {
         // SAFETY: the call instruction pushed the return address there.
         Self { pc: unsafe { *(sp as *const u64) }, sp: sp + 8, bp }
-    }
-}
-
-/// A range of addresses that was mapped, readable stack when it was looked up.
-#[derive(Clone, Copy, Default)]
-struct StackRange {
-    start: u64,
-    end: u64,
-    /// The thread's own stack: there as long as the thread. Any other (a coroutine's) can be unmapped, whole or in part, behind our back.
-    own: bool,
-}
-
-impl StackRange {
-    /// What of it lies above a stack pointer's red zone.
-    #[inline(always)]
-    fn above(&self, sp: u64) -> Self {
-        Self { start: sp.saturating_sub(128).max(self.start) & !7, ..*self }
-    }
-
-    #[inline(always)]
-    fn holds(&self, address: u64) -> bool {
-        self.start <= address && address.wrapping_add(8) <= self.end && address & 7 == 0
     }
 }
 
@@ -127,6 +106,8 @@ pub struct Unwinding {
     traces: Traces,
     /// The thread's own stack as far as it is known.
     own: StackRange,
+    /// It could not be asked for yet.
+    own_is_wanted: bool,
     /// Of the module tables: what is remembered belongs to it.
     generation: u64,
     rules: Rules,
@@ -148,15 +129,13 @@ pub struct Unwinding {
     flag_generation: u64,
 }
 
-/// Bytes below the main thread's first frame that certainly belong to the same stack.
-const NEAR: u64 = 64 << 10;
-
 impl Unwinding {
     /// Empty.
     pub fn new() -> Self {
         Self {
             traces: Traces::new(),
             own: StackRange::default(),
+            own_is_wanted: false,
             generation: 0,
             rules: Rules::new(),
             joins: Joins::new(),
@@ -181,7 +160,15 @@ impl Unwinding {
         self.ranges = [StackRange::default(); RANGES];
         self.lookups_left = 8;
         self.low = 0;
-        if let Some(own) = own_stack() {
+        self.own_is_wanted = true;
+        self.find_own();
+    }
+
+    /// Asks for the thread's own stack, unless glibc is just at it.
+    fn find_own(&mut self) {
+        let asked = stacks::own();
+        self.own_is_wanted = asked == Own::Later;
+        if let Own::Range(own) = asked {
             self.ranges[0] = own;
             self.next_range = 1;
             self.low = own.start;
@@ -544,7 +531,13 @@ impl Unwinding {
 
     #[cold]
     fn find_range(&mut self, sp: u64) -> StackRange {
-        let found = near_range(sp).or_else(|| {
+        if self.own_is_wanted {
+            self.find_own();
+            if self.own.start <= sp && sp < self.own.end {
+                return self.own.above(sp);
+            }
+        }
+        let found = stacks::near_range(sp).or_else(|| {
             // A first-aid ration: eight look-ups, then eight more each second.
             let now = sys::clock_ns(libc::CLOCK_MONOTONIC_COARSE);
             if self.lookups_left == 0 && now.saturating_sub(self.last_refill_ns) > 1_000_000_000 {
@@ -552,7 +545,7 @@ impl Unwinding {
                 self.last_refill_ns = now;
             }
             self.lookups_left = self.lookups_left.checked_sub(1)?;
-            sys::keep_errno(|| mapping_of(sp))
+            sys::keep_errno(|| stacks::mapping_of(sp))
         });
         // Where nothing is known: the rest of the page on which the caller's frame lies is mapped.
         let range = found.unwrap_or(StackRange { start: sp & !4095, end: (sp & !4095) + 4096, own: false });
@@ -584,102 +577,6 @@ impl Unwinding {
     }
 }
 
-unsafe extern "C" {
-    fn pthread_getattr_np(thread: libc::pthread_t, attributes: *mut libc::pthread_attr_t) -> i32;
-}
-
-/// The stack of this thread where glibc made it: exact. `None` for the main thread, of which glibc would read /proc/self/maps by stdio.
-fn own_stack() -> Option<StackRange> {
-    // SAFETY: plain calls on values of ours. The attribute's own allocations pass through the guarded hooks.
-    unsafe {
-        if sys::tid() == libc::getpid() as u32 {
-            return None;
-        }
-        let (mut start, mut bytes) = (core::ptr::null_mut(), 0);
-        let found = crate::thread::quietly(|| {
-            let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
-            if pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
-                return false;
-            }
-            let found = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut start, &raw mut bytes) == 0;
-            libc::pthread_attr_destroy(attributes.as_mut_ptr());
-            found
-        });
-        let here = (&raw const start) as u64;
-        let range = StackRange { start: start as u64, end: start as u64 + bytes as u64, own: true };
-        // On a coroutine's or signal's stack the thread's own is still the thread's own.
-        (found && (range.start..range.end).contains(&here)).then_some(range)
-    }
-}
-
-/// Bytes left on this thread's own stack below the caller; `None` where that is unknown.
-pub fn stack_left() -> Option<u64> {
-    let here = 0u8;
-    own_stack().map(|own| ((&raw const here) as u64).saturating_sub(own.start))
-}
-
-/// The main thread's stack near its end.
-fn near_range(sp: u64) -> Option<StackRange> {
-    let end = settings::main_stack_end();
-    // Reads only go up from the present stack pointer, so that the lower end matters to nobody.
-    (sp < end && end - sp < NEAR).then_some(StackRange { start: end - NEAR, end, own: true })
-}
-
-/// Asks /proc/self/maps. No allocation, no stdio, no lock.
-fn mapping_of(sp: u64) -> Option<StackRange> {
-    // SAFETY: plain system calls on a path and a buffer of ours.
-    unsafe {
-        let fd = libc::syscall(
-            libc::SYS_openat,
-            libc::AT_FDCWD,
-            c"/proc/self/maps".as_ptr(),
-            libc::O_RDONLY | libc::O_CLOEXEC,
-        ) as i32;
-        if fd < 0 {
-            return None;
-        }
-        let mut buffer = [0u8; 1024];
-        let mut kept = 0;
-        let mut found = None;
-        'reading: loop {
-            let got = libc::syscall(libc::SYS_read, fd, buffer.as_mut_ptr().add(kept), buffer.len() - kept);
-            if got <= 0 {
-                break;
-            }
-            let have = kept + got as usize;
-            let mut line_start = 0;
-            while let Some(len) = buffer[line_start..have].iter().position(|&byte| byte == b'\n') {
-                if let Some((start, end, readable)) = parse_line(&buffer[line_start..line_start + len])
-                    && (start..end).contains(&sp)
-                {
-                    if readable {
-                        // The main thread's stack grows downwards and never goes.
-                        let own = (start..end).contains(&(settings::main_stack_end().wrapping_sub(8)));
-                        found = Some(StackRange { start, end, own });
-                    }
-                    break 'reading;
-                }
-                line_start += len + 1;
-            }
-            buffer.copy_within(line_start..have, 0);
-            kept = have - line_start;
-            if kept == buffer.len() {
-                break;
-            }
-        }
-        libc::syscall(libc::SYS_close, fd);
-        found
-    }
-}
-
-/// `start-end perms …`
-fn parse_line(line: &[u8]) -> Option<(u64, u64, bool)> {
-    let dash = line.iter().position(|&byte| byte == b'-')?;
-    let space = line.iter().position(|&byte| byte == b' ')?;
-    let number = |digits: &[u8]| u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok();
-    Some((number(&line[..dash])?, number(line.get(dash + 1..space)?)?, line.get(space + 1) == Some(&b'r')))
-}
-
 /// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller.
 #[cold]
 fn verify(start: u64, frames: &[Registers]) -> bool {
@@ -703,19 +600,4 @@ fn verify(start: u64, frames: &[Registers]) -> bool {
     };
     let equal = frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc);
     equal && if frames.len() == DEPTH { theirs.len() >= DEPTH } else { theirs.len() == frames.len() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_maps_are_read() {
-        assert_eq!(
-            parse_line(b"7ffd1c5e2000-7ffd1c603000 rw-p 00000000 00:00 0   [stack]"),
-            Some((0x7ffd_1c5e_2000, 0x7ffd_1c60_3000, true))
-        );
-        assert_eq!(parse_line(b"1000-2000 ---p 0 00:00 0"), Some((0x1000, 0x2000, false)));
-        assert_eq!(parse_line(b"nonsense"), None);
-    }
 }

@@ -16,6 +16,11 @@ fn that_make_the_first_frames_at_once() {
 }
 
 #[test]
+fn whose_first_allocation_comes_from_pthread_getattr_np() {
+    leaky_and_clean("getattr_first");
+}
+
+#[test]
 fn destructors_of_thread_keys() {
     leaky_and_clean("tls_destructors");
 }
