@@ -5,12 +5,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use avleak_tests::avleak::{LIMIT, Outcome, Run};
 use avleak_tests::process::Finished;
 use avleak_tests::{avleak_binary, process, programs, repository, scratch};
 use serde_json::Value;
+
+/// On two busy cores it takes minutes, once.
+const TO_BUILD_PPROF: Duration = Duration::from_secs(1800);
 
 /// A program that `make setup-tests` installs.
 fn tool(name: &str) -> PathBuf {
@@ -50,16 +54,20 @@ fn python(program: &str, file: &Path) -> Value {
 }
 
 fn pprof(arguments: &[&str], files: &[&Path]) -> String {
-    let done = process::run(go(&["tool", "pprof"]).args(arguments).args(files), LIMIT).expect_success();
+    let done = process::run(Command::new(pprof_tool()).args(arguments).args(files), LIMIT).expect_success();
     done.text() + &done.stderr
 }
 
-/// Go, which fetches nothing and writes nothing outside the build folder.
-fn go(arguments: &[&str]) -> Command {
-    let mut command = Command::new(tool("go"));
-    command.args(arguments).envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local"), ("GOFLAGS", "")]);
-    command.env("GOCACHE", repository().join("build/go-cache")).env("PPROF_TMPDIR", repository().join("build"));
-    command
+/// `go tool pprof` itself: the `go` before it would leave it behind. Go builds it when it is first asked for, from its own
+/// sources: nothing is fetched, and nothing written outside the build folder.
+fn pprof_tool() -> &'static Path {
+    static TOOL: OnceLock<PathBuf> = OnceLock::new();
+    TOOL.get_or_init(|| {
+        let mut command = Command::new(tool("go"));
+        command.args(["tool", "-n", "pprof"]).env("GOCACHE", repository().join("build/go-cache"));
+        command.envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local"), ("GOFLAGS", "")]);
+        process::run(&mut command, TO_BUILD_PPROF).expect_success().text().trim().into()
+    })
 }
 
 /// `… of 7 total` in the head of `pprof -top`.
@@ -120,9 +128,7 @@ fn pprof_subtracts_one_run_from_another() {
 fn pprof_shows_it_in_a_browser() {
     let folder = scratch();
     written(folder.path(), "leak_batch", "leak");
-    // The tool itself: the `go` before it would leave it behind.
-    let binary = process::run(&mut go(&["tool", "-n", "pprof"]), LIMIT).expect_success().text();
-    let mut server = Command::new(binary.trim())
+    let mut server = Command::new(pprof_tool())
         .args(["-http=127.0.0.1:", "-no_browser"])
         .arg(folder.path().join("pprof"))
         .env("PPROF_TMPDIR", folder.path())
@@ -215,7 +221,12 @@ fn sarif_schema() -> jsonschema::Validator {
     let package = packages.find(|package| package["name"] == "serde-sarif").expect("serde-sarif is a dependency");
     let path = Path::new(package["manifest_path"].as_str().expect("a path")).with_file_name("src").join("schema.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let schema: Value = serde_json::from_str(&text).expect("the schema is JSON");
+    let mut schema: Value = serde_json::from_str(&text).expect("the schema is JSON");
+    // These patterns have a bracket too many, which makes them no regular expressions. avleak writes no language.
+    for definition in ["run", "toolComponent"] {
+        let language = schema.pointer_mut(&format!("/definitions/{definition}/properties/language"));
+        language.and_then(Value::as_object_mut).expect("SARIF has languages").remove("pattern");
+    }
     jsonschema::options().should_validate_formats(true).build(&schema).expect("the schema is a JSON Schema")
 }
 
