@@ -1,5 +1,6 @@
 //! Rendering: the report model as text and JSON, and reading it back. Sees only the report model.
 
+pub mod ci;
 pub mod errno;
 mod flow;
 mod group;
