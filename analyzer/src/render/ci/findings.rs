@@ -56,6 +56,12 @@ impl<'a> Finding<'a> {
                 None => group.freed_elsewhere.push(site.clone()),
             }
         }
+        for holder in &other.refs {
+            match group.refs.iter_mut().find(|known| known.class == holder.class && known.stack == holder.stack) {
+                Some(known) => known.count = known.count.saturating_add(holder.count),
+                None => group.refs.push(holder.clone()),
+            }
+        }
         // Rates over different times have no sum, and pts of different streams no order.
         (group.rate_per_minute, group.rate_per_1000_frames) = (0.0, 0.0);
         (group.pts_first, group.pts_last) = (None, None);
@@ -123,6 +129,8 @@ mod tests {
             assert_eq!(finding.group.count, 3 * one.count);
             assert_eq!(finding.group.pinned_bytes, 3 * one.pinned_bytes);
             assert_eq!(finding.group.freed_elsewhere.len(), one.freed_elsewhere.len());
+            let refs = |group: &Group| group.refs.iter().map(|holder| holder.count).sum::<u64>();
+            assert_eq!(refs(&finding.group), 3 * refs(one));
             assert!(finding.sentence().ends_with("; in 3 processes"), "{}", finding.sentence());
         }
         let weights: Vec<u64> = found.iter().map(|finding| finding.group.pinned_bytes).collect();

@@ -17,17 +17,10 @@ const WIDTH: usize = 200;
 /// The summary, with a newline at its end.
 pub fn markdown(run: &RunReport) -> String {
     let mut out = format!("### {} avleak: {}\n\n", mark(run.verdict), finding(run));
-    out.push_str(&format!(
-        "{}{}.",
-        code(&run.argv.join(" ")),
-        run.ended.map_or_else(String::new, |end| format!(", {}", ended(end)))
-    ));
-    out.push_str(&format!(
-        " {}. Exit status {}, decided by: {}.\n",
-        plain(&run.reason),
-        run.exit.code,
-        run.exit.decided_by
-    ));
+    let end = run.ended.map_or_else(String::new, |end| format!(", {}", ended(end)));
+    let (status, by) = (run.exit.code, &run.exit.decided_by);
+    let command = code(&run.argv.join(" "));
+    out.push_str(&format!("{command}{end} — {}; exit status {status}, decided by: {by}\n", plain(&run.reason)));
     table(&mut out, &super::summary::worst_first(run));
     let found = findings(run);
     for finding in found.iter().take(SHOWN) {
@@ -149,7 +142,7 @@ mod tests {
     fn it_names_the_verdict_the_processes_and_the_stack() {
         let text = markdown(&sample::run());
         let run = sample::run();
-        assert!(text.starts_with("### ❌ avleak: ") && text.contains("Exit status 1"), "{text}");
+        assert!(text.starts_with("### ❌ avleak: ") && text.contains("exit status 1"), "{text}");
         for process in &run.processes {
             assert!(text.contains(&format!("(pid {})", process.target.pid)), "{text}");
         }
