@@ -80,6 +80,23 @@ fn failing_tests_are_told_from_leaks() {
     assert!(done.stderr.contains("wrong_test.go:3"), "{}", done.stderr);
 }
 
+#[test]
+fn profiles_are_what_gos_own_tool_reads() {
+    let suite = go_suite();
+    let done = suite.run("HEAPPROFILE=out/leaks tools/avleak/run_tests_with_avleak.sh", 3);
+    assert_concluded(&done, false, &["avleak failed", "exit status 2"]);
+    assert!(done.stderr.contains("out/leaks.pb.gz: ENOENT"), "the folder is missing: {}", done.stderr);
+    let done = suite.run("mkdir out && HEAPPROFILE=out/leaks tools/avleak/run_tests_with_avleak.sh", 3);
+    assert_concluded(&done, false, &["FFmpeg objects leaked"]);
+    assert!(done.text().contains("    profile    out/leaks.pb.gz\n"), "{}", done.text());
+    let top = suite.run("go tool pprof -sample_index=lost_objects -top out/leaks.pb.gz", 0).expect_success();
+    let row = top.text().lines().find(|line| line.ends_with(" av_frame_alloc")).map(str::to_owned).unwrap_or_default();
+    assert_eq!(row.split_whitespace().next(), Some("3"), "{}", top.text());
+    let named = suite.run("tools/avleak/run_tests_with_avleak.sh TestSize", 3);
+    assert_concluded(&named, true, &[]);
+    assert!(suite.path().join("avleak-tests.pb.gz").is_file(), "the name without HEAPPROFILE");
+}
+
 /// The ends of a Go process that skip every exit handler.
 #[test]
 fn a_go_process_is_judged_however_it_ends() {

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::observe::{Order, observe, say};
+use super::outputs::{self, Outputs};
 use super::python::PythonArgs;
 use super::run::{self, LevelArg};
 use crate::render::ci::workspace::Workspace;
@@ -13,7 +14,7 @@ use crate::render::ci::{github, gitlab, step_summary, summary};
 use crate::render::style::ColorChoice;
 use crate::render::text::TextOptions;
 use crate::render::{errno, json};
-use crate::report::model::{Ended, RunReport, Verdict};
+use crate::report::model::{RunReport, Verdict};
 use crate::report::verdict::EXIT_AVLEAK;
 
 /// Run a test command and fail where a process of it leaks FFmpeg objects.
@@ -34,9 +35,6 @@ pub struct CiArgs {
     /// With --allow-inconclusive: still exit with 3 where no process used FFmpeg
     #[arg(long)]
     require_ffmpeg: bool,
-    /// Write the report as JSON to FILE (one process: avleak-report/1, else avleak-run/1); `-` is stdout
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// Write a GitLab code-quality report to FILE [default where GITLAB_CI is set: gl-code-quality-report.json in
     /// CI_PROJECT_DIR]
     #[arg(long, value_name = "FILE")]
@@ -52,6 +50,8 @@ pub struct CiArgs {
     color: ColorChoice,
     #[command(flatten)]
     python: PythonArgs,
+    #[command(flatten)]
+    outputs: Outputs,
     /// The test command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -93,14 +93,15 @@ pub fn run(args: &CiArgs) -> i32 {
 }
 
 fn run_command(args: &CiArgs) -> Result<i32, String> {
-    for file in [&args.json, &args.code_quality].into_iter().flatten() {
-        run::check_writable(file)?;
-    }
+    let checked = args.outputs.check().and_then(|()| match &args.code_quality {
+        Some(file) => outputs::check_writable("code-quality", file),
+        None => Ok(()),
+    });
+    checked.map_err(|error| format!("{error}; the command was not started"))?;
     let service = Service::from(|name| std::env::var_os(name));
     // A progress bar would stand between the lines of the tests.
     let order = Order { command: &args.command, level: args.level.into(), quiet: true, python: args.python };
     let observation = observe(&order)?;
-    let ended = observation.ended;
     let mut report = observation.sum_up(&args.command, i32::from(args.error_exitcode));
     if allowed(&report, args.allow_inconclusive, args.require_ffmpeg) {
         report.exit.code = 0;
@@ -108,15 +109,18 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
             only.exit = Some(report.exit.clone());
         }
     }
-    let written = show(args, &report, &service);
-    match (written, ended) {
-        (Ok(()), _) => Ok(report.exit.code),
-        // The tests' own failure comes first, and a leak is not to be taken for a full disk.
-        (Err(line), _) if report.exit.code != 0 || matches!(ended, Some(Ended::Exit(1..) | Ended::Signal(_))) => {
-            say(&line);
-            Ok(report.exit.code)
+    let code = report.exit.code;
+    let failed = show(args, report, &service);
+    // The tests' own failure comes first, and a leak is not to be taken for a full disk.
+    match failed.split_last() {
+        Some((last, others)) if code == 0 => {
+            others.iter().for_each(|line| say(line));
+            Err(last.clone())
         }
-        (Err(line), _) => Err(line),
+        _ => {
+            failed.iter().for_each(|line| say(line));
+            Ok(code)
+        }
     }
 }
 
@@ -126,11 +130,11 @@ fn allowed(report: &RunReport, allow_inconclusive: bool, require_ffmpeg: bool) -
     inconclusive && allow_inconclusive && !(require_ffmpeg && report.processes.is_empty())
 }
 
-/// Everything that is shown or written; the error is that of the files that were asked for by name.
-fn show(args: &CiArgs, report: &RunReport, service: &Service) -> Result<(), String> {
+/// Everything that is shown or written; returns a line for each file that was asked for by name and could not be written.
+fn show(args: &CiArgs, report: RunReport, service: &Service) -> Vec<String> {
     let stderr = std::io::stderr();
     let options = TextOptions::for_stream(args.color, args.all, &stderr);
-    let mut text = summary::text(report, &options);
+    let mut text = summary::text(&report, &options);
     if report.verdict == Verdict::Inconclusive && report.exit.code == 0 {
         text.push_str("  --allow-inconclusive: that no leak was found does not mean that there is none\n");
     }
@@ -138,38 +142,29 @@ fn show(args: &CiArgs, report: &RunReport, service: &Service) -> Result<(), Stri
     let root = service.root.clone().unwrap_or_else(|| current.clone());
     let workspace = Workspace::new(&root, &current);
     if service.github {
-        text.push_str(&github::annotations(report, &workspace));
+        text.push_str(&github::annotations(&report, &workspace));
     }
     // Where stderr is gone there is no one left to tell.
     let _ = stderr.lock().write_all(text.as_bytes());
     if let Some(file) = &service.step_summary
-        && let Err(error) = append(file, &step_summary::markdown(report))
+        && let Err(error) = append(file, &step_summary::markdown(&report))
     {
         let (file, error) = (file.display(), errno::name(&error));
         say(&format!(
             "cannot append to the step summary {file}: {error} (GITHUB_STEP_SUMMARY names it); it is left out"
         ));
     }
-    let issues = || gitlab::issues(report, &workspace);
-    let quality = match &args.code_quality {
-        Some(file) => json::write(file, &issues()),
-        None => {
-            if service.gitlab
-                && let Err(error) = json::write(&root.join("gl-code-quality-report.json"), &issues())
-            {
-                say(&error.to_string());
-            }
-            Ok(())
-        }
-    };
-    let written = args.json.as_ref().map_or(Ok(()), |file| run::write(file, report));
-    match (written, quality) {
-        (Err(first), Err(second)) => {
-            say(&first.to_string());
-            Err(second.to_string())
-        }
-        (written, quality) => written.and(quality).map_err(|error| error.to_string()),
+    let mut failed = Vec::new();
+    let quality =
+        |file: &Path| json::write(file, &gitlab::issues(&report, &workspace)).map_err(|error| error.to_string());
+    match &args.code_quality {
+        Some(file) => failed.extend(quality(file).err()),
+        // Nobody asked for it by name: what hinders it is said, and changes no status.
+        None if service.gitlab => quality(&root.join("gl-code-quality-report.json")).unwrap_or_else(|line| say(&line)),
+        None => (),
     }
+    failed.extend(args.outputs.write(&run::document(report)).iter().map(ToString::to_string));
+    failed
 }
 
 /// Other tools of the same step append to the same file.
@@ -180,6 +175,7 @@ fn append(file: &Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::model::Ended;
     use crate::report::{sample, verdict};
 
     fn service(variables: &[(&str, &str)]) -> Service {

@@ -2,6 +2,7 @@
 
 pub mod ci;
 mod observe;
+pub mod outputs;
 pub mod preflight;
 mod python;
 pub mod report;
