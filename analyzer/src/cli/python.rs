@@ -61,7 +61,7 @@ fn interpreter(program: &Path, command: &[OsString]) -> Option<OsString> {
     }
     // pip writes `#!/bin/sh` and `'''exec' /long/path/python` where the path is too long for the kernel.
     let exec = start.split(|&byte| byte == b'\n').nth(1).and_then(|line| line.strip_prefix(b"'''exec' "));
-    let named = exec.and_then(|rest| rest.split(|&byte| byte == b' ').next()).map(|path| strip_quotes(path));
+    let named = exec.and_then(|rest| rest.split(|&byte| byte == b' ').next()).map(strip_quotes);
     python(named.map_or(first, |path| Path::new(OsStr::from_bytes(path))))
 }
 
