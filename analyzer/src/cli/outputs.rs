@@ -37,9 +37,9 @@ pub struct Outputs {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// What --flamegraph and --folded count [default: pinned, or count where nothing is pinned]
-    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = false)]
+    #[arg(long, value_enum, value_name = "WHAT")]
     pub weight: Option<Weight>,
-    /// Folder to which --sarif makes source paths relative [default: the current one]
+    /// Folder below which --sarif, --junit and --markdown make source paths relative [default: the current one]
     #[arg(long, value_name = "FOLDER")]
     pub source_root: Option<PathBuf>,
 }

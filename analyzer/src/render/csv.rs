@@ -124,7 +124,3 @@ fn text(value: &str) -> String {
     let value = brief::clean(value);
     if value.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{value}") } else { value }
 }
-
-#[cfg(test)]
-#[path = "csv_tests.rs"]
-mod tests;

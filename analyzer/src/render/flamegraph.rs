@@ -56,6 +56,8 @@ fn draw(folded: &Folded, weight: Weight) -> String {
 
 fn palette(folded: &Folded) -> PaletteMap {
     let mut colors = PaletteMap::default();
+    // inferno's own, below everything.
+    colors.insert("", Color { r: 225, g: 225, b: 225 });
     for (name, whose) in &folded.whose {
         let (_, light, dark) = FAMILIES.into_iter().find(|(family, ..)| family == whose).unwrap_or(FAMILIES[1]);
         colors.insert(name, between(light, dark, name));

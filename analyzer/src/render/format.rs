@@ -3,7 +3,9 @@
 use super::folded::{self, Weight};
 use super::load::AnyReport;
 use super::{csv, flamegraph, json, junit, markdown, pprof, sarif};
-use std::path::PathBuf;
+use crate::report::model::{Frame, Group};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 /// What a report can be written as, beside the text on the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +33,8 @@ pub enum Format {
 pub struct RenderOptions {
     /// What flame graphs and folded stacks count; `None`: pinned bytes where any are pinned, else objects.
     pub weight: Option<Weight>,
-    /// Folder to which source paths are made relative, absolute; `None`: they stay as the debug information has them.
+    /// Folder below which source paths are made relative in JUnit, SARIF and Markdown, absolute; `None`: they stay as the debug
+    /// information has them.
     pub source_root: Option<PathBuf>,
 }
 
@@ -88,11 +91,38 @@ impl Format {
             Self::Flamegraph => flamegraph::of_report(report, weight()).into_bytes(),
             Self::Folded => folded::folded(report, weight()).into_bytes(),
             Self::Csv => csv::csv(report),
-            Self::Junit => junit::junit(report),
-            Self::Sarif => sarif::sarif(report, options.source_root.as_deref()),
-            Self::Markdown => markdown::markdown(report).into_bytes(),
+            Self::Junit => junit::junit(&below(report, options)),
+            Self::Sarif => sarif::sarif(&below(report, options), options.source_root.as_deref()),
+            Self::Markdown => markdown::markdown(&below(report, options)).into_bytes(),
         }
     }
+}
+
+/// The report with relative paths for the sources below the root: who reads it has them elsewhere.
+fn below<'a>(report: &'a AnyReport, options: &RenderOptions) -> Cow<'a, AnyReport> {
+    let Some(root) = options.source_root.as_deref().filter(|root| *root != Path::new("/")) else {
+        return Cow::Borrowed(report);
+    };
+    let mut report = report.clone();
+    let processes = match &mut report {
+        AnyReport::Process(process) => std::slice::from_mut(process.as_mut()),
+        AnyReport::Run(run) => &mut run.processes,
+    };
+    processes.iter_mut().flat_map(|process| &mut process.groups).flat_map(frames).for_each(|frame| {
+        let relative = frame.file.as_deref().and_then(|file| Path::new(file).strip_prefix(root).ok());
+        // A path of the target's is text already.
+        if let Some(relative) = relative.and_then(Path::to_str).filter(|relative| !relative.is_empty()) {
+            frame.file = Some(relative.to_string());
+        }
+    });
+    Cow::Owned(report)
+}
+
+fn frames(group: &mut Group) -> impl Iterator<Item = &mut Frame> {
+    let freed = group.freed_elsewhere.iter_mut().flat_map(|site| &mut site.stack);
+    let refs = group.refs.iter_mut().flat_map(|holder| &mut holder.stack);
+    let held = group.held_by.iter_mut().flat_map(|holder| &mut holder.stack);
+    group.stack.iter_mut().chain(freed).chain(refs).chain(held)
 }
 
 #[cfg(test)]

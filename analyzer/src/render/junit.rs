@@ -168,7 +168,3 @@ fn about(process: &Report) -> String {
     }
     brief::clean_text(&text)
 }
-
-#[cfg(test)]
-#[path = "junit_tests.rs"]
-mod tests;

@@ -239,10 +239,7 @@ fn escaped(text: &str) -> String {
     })
 }
 
+/// Text inside an HTML element.
 fn html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    brief::clean(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
-
-#[cfg(test)]
-#[path = "markdown_tests.rs"]
-mod tests;

@@ -11,6 +11,8 @@ pub mod flamegraph;
 mod flow;
 pub mod folded;
 pub mod format;
+#[cfg(test)]
+mod golden;
 mod group;
 pub mod json;
 pub mod junit;

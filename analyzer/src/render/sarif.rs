@@ -1,8 +1,8 @@
 //! SARIF 2.1.0: each leak group as a result at the line that asked for the object, for code scanning.
 //!
 //! What the verdict counts is an error; other outermost lost FFmpeg objects (possibly lost ones, at level normal) are warnings;
-//! the rest is no result. Rules are class and object. `partialFingerprints` is the group's id. Paths below the source root are
-//! relative to `SRCROOT`.
+//! the rest is no result. Rules are class and object. `partialFingerprints` is the group's id. Relative source paths start
+//! from `SRCROOT`.
 
 use super::load::AnyReport;
 use super::stack::{self, Whose};
@@ -17,16 +17,15 @@ use std::path::Path;
 const RESULTS: usize = 5000;
 /// Where the schema is published.
 const SCHEMA: &str = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
-const INFORMATION: &str = "https://github.com/oasis-tcs/sarif-spec";
 
-/// The document. `source_root`: folder to which source paths are made relative, absolute.
+/// The document, on one line. `source_root`: the absolute folder that relative source paths start from.
 pub fn sarif(report: &AnyReport, source_root: Option<&Path>) -> Vec<u8> {
     let root = source_root.and_then(Path::to_str).map(|root| root.trim_end_matches('/'));
     let mut rules = Rules::default();
     let mut results = Vec::new();
     let mut left_out = 0_u64;
     for process in report.processes() {
-        let paths = Paths { root, process };
+        let paths = Paths { process };
         for group in process.groups.iter().filter(|group| group.leak || group.outermost > 0) {
             if results.len() < RESULTS {
                 results.push(result(&paths, group, rules.index(group)));
@@ -39,7 +38,6 @@ pub fn sarif(report: &AnyReport, source_root: Option<&Path>) -> Vec<u8> {
         "tool": { "driver": {
             "name": "avleak",
             "semanticVersion": version(report),
-            "informationUri": INFORMATION,
             "rules": rules.list,
         } },
         "invocations": [invocation(report, left_out)],
@@ -49,7 +47,9 @@ pub fn sarif(report: &AnyReport, source_root: Option<&Path>) -> Vec<u8> {
         run["originalUriBaseIds"] = json!({ "SRCROOT": { "uri": format!("file://{}/", encoded(root)) } });
     }
     let document = json!({ "$schema": SCHEMA, "version": "2.1.0", "runs": [run] });
-    super::json::to_string(&document).into_bytes()
+    let mut bytes = document.to_string().into_bytes();
+    bytes.push(b'\n');
+    bytes
 }
 
 fn version(report: &AnyReport) -> String {
@@ -142,26 +142,24 @@ fn invocation(report: &AnyReport, left_out: u64) -> Value {
     invocation
 }
 
-/// How paths of one process are written.
+/// A source file: what is relative starts from the root.
+fn source(file: &str) -> Value {
+    match file.strip_prefix('/') {
+        Some(_) => json!({ "uri": format!("file://{}", encoded(file)) }),
+        None => json!({ "uri": encoded(file.trim_start_matches("./")), "uriBaseId": "SRCROOT" }),
+    }
+}
+
+/// How places of one process are written.
 struct Paths<'a> {
-    root: Option<&'a str>,
     process: &'a Report,
 }
 
 impl Paths<'_> {
-    /// A source file: relative to the root where it lies below it.
-    fn source(&self, file: &str) -> Value {
-        let below = self.root.and_then(|root| file.strip_prefix(root)?.strip_prefix('/'));
-        match below.or((!file.starts_with('/')).then(|| file.trim_start_matches("./"))) {
-            Some(relative) => json!({ "uri": encoded(relative), "uriBaseId": "SRCROOT" }),
-            None => json!({ "uri": format!("file://{}", encoded(file)) }),
-        }
-    }
-
     /// File and line; the module and the address in it where there is no file; nothing for code in no module.
     fn physical(&self, frame: &Frame) -> Option<Value> {
         if let Some(file) = &frame.file {
-            let mut location = json!({ "artifactLocation": self.source(file) });
+            let mut location = json!({ "artifactLocation": source(file) });
             if let Some(line) = frame.line {
                 location["region"] = json!({ "startLine": line });
             }
@@ -299,7 +297,3 @@ fn encoded(path: &str) -> String {
         out
     })
 }
-
-#[cfg(test)]
-#[path = "sarif_tests.rs"]
-mod tests;

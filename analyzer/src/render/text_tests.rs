@@ -1,20 +1,10 @@
 //! Golden tests of the terminal text. `AVLEAK_UPDATE_GOLDEN=1 cargo test` writes the files anew; look at the difference.
 
 use super::*;
+use crate::render::golden::golden;
 use crate::render::{json, load};
 use crate::report::model::{Class, Ended};
 use crate::report::sample;
-use std::path::PathBuf;
-
-fn golden(name: &str, actual: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
-    if std::env::var_os("AVLEAK_UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, actual).unwrap();
-        return;
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(expected == actual, "{name} differs (AVLEAK_UPDATE_GOLDEN=1 updates it); now:\n{actual}");
-}
 
 fn plain(width: Option<usize>, all: bool) -> TextOptions {
     TextOptions { style: Style::PLAIN, width, all }
