@@ -1,5 +1,8 @@
 //! End-to-end tests: each topic is a module, each behaviour a test. See the harness for how truth and report are compared.
 
+mod ci;
+mod ci_docs;
+mod ci_go;
 mod errors;
 mod exits;
 mod ffmpeg;

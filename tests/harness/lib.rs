@@ -9,6 +9,7 @@ pub mod count;
 pub mod oracle;
 pub mod process;
 pub mod programs;
+pub mod suite;
 pub mod truth;
 
 use std::path::{Path, PathBuf};

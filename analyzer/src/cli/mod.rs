@@ -1,7 +1,10 @@
 //! The command line: one file for each subcommand.
 
+pub mod ci;
+mod observe;
 pub mod outputs;
 pub mod preflight;
+mod python;
 pub mod report;
 pub mod run;
 pub mod serve;
@@ -21,6 +24,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Ci(ci::CiArgs),
     Report(report::ReportArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
@@ -31,6 +35,7 @@ pub fn main() -> i32 {
     // Wrong usage exits with 2, help and version with 0: clap's own statuses are avleak's.
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Ci(arguments) => ci::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
     }

@@ -151,7 +151,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn check_writable(format: &'static str, path: &Path) -> Result<(), OutputError> {
+/// Whether a file can be written at `path`, the value of the option `--FORMAT`.
+pub(super) fn check_writable(format: &'static str, path: &Path) -> Result<(), OutputError> {
     if path.is_dir() {
         return Err(OutputError::Folder { format, path: path.to_path_buf() });
     }

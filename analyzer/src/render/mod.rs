@@ -3,6 +3,7 @@
 //! [`format`] lists the formats; each has a file of its own.
 
 mod brief;
+pub mod ci;
 pub mod csv;
 pub mod errno;
 pub mod file;

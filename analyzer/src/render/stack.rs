@@ -58,6 +58,11 @@ pub(super) fn own_frame(stack: &[Frame]) -> Option<&Frame> {
     stack.iter().find(|frame| whose(frame) == Whose::Own)
 }
 
+/// All frames of the program's own, innermost first.
+pub(super) fn own_frames(stack: &[Frame]) -> impl Iterator<Item = &Frame> {
+    stack.iter().filter(|frame| whose(frame) == Whose::Own)
+}
+
 /// The function's name, or where it lies for want of one.
 pub(super) fn name(frame: &Frame) -> String {
     match &frame.function {

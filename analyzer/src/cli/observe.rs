@@ -1,0 +1,271 @@
+//! A command under watch: starts it with libavleak.so preloaded, follows every process of it that uses FFmpeg to its end.
+//!
+//! What `avleak run` and `avleak ci` have in common. What they make of the reports is theirs.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use avleak_wire::registration::PATIENCE_VARIABLE;
+use crossbeam_channel::{never, select, unbounded};
+
+use super::preflight::{self, Preflight};
+use super::python::{self, PythonArgs};
+use super::supervise::{Supervisor, SupervisorEvent};
+use super::watch::Watch;
+use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
+use crate::report::verdict;
+use crate::session::server;
+use crate::target::tracer::{Tracer, TracerOptions};
+
+/// How long a process under `avleak run` may have to wait until it is traced: on a busy machine the default would let it end
+/// unjudged.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long whatever outlives the command gets to show whether it uses FFmpeg.
+const SETTLING: Duration = Duration::from_secs(1);
+/// How long to wait silently for processes that outlive the command.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// What to watch, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The command and its arguments.
+    pub command: &'a [OsString],
+    /// What counts as a leak.
+    pub level: Level,
+    /// No progress bar.
+    pub quiet: bool,
+    /// Whether the command is a Python's.
+    pub python: PythonArgs,
+}
+
+/// What was seen of a command that has ended.
+#[derive(Debug)]
+pub struct Observation {
+    /// How the command itself ended, where that is known.
+    pub ended: Option<Ended>,
+    /// One report for each process that used FFmpeg, in the order in which they began to.
+    pub reports: Vec<Report>,
+    /// It was said already that nothing of the command itself can be seen.
+    pub warned: bool,
+    /// Processes that use FFmpeg, outlived the command, and were not waited for: `server (pid 812)`.
+    pub survivors: Vec<String>,
+}
+
+impl Observation {
+    /// The report over the command and all its processes. `error_exitcode`: the exit status for leaks.
+    pub fn sum_up(self, command: &[OsString], error_exitcode: i32) -> RunReport {
+        let argv = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut run = verdict::sum_up(argv, self.ended, error_exitcode, self.reports);
+        if !self.survivors.is_empty() && run.verdict == Verdict::Clean {
+            run.verdict = Verdict::Inconclusive;
+            run.reason = format!("{} outlived the command and had not used FFmpeg yet", self.survivors.join(", "));
+            run.exit = verdict::exit_status(self.ended, Some(run.verdict), error_exitcode);
+            say(&run.reason);
+        }
+        if let [only] = &mut run.processes[..] {
+            only.exit = Some(run.exit.clone());
+        }
+        run
+    }
+}
+
+/// One line on stderr.
+pub fn say(line: &str) {
+    // Where stderr is gone there is no one left to tell.
+    let _ = writeln!(std::io::stderr(), "avleak: {line}");
+}
+
+/// Runs the command to its end, and that of every process of it that uses FFmpeg.
+///
+/// # Errors
+/// A line that names what could not be found, watched or started, and the remedy; the command was not started then.
+pub fn observe(order: &Order) -> Result<Observation, String> {
+    let library = library()?;
+    let mut warned = false;
+    let program = match preflight::judge(&order.command[0], std::env::var_os("PATH").as_deref()) {
+        Preflight::Ok { path } => path,
+        Preflight::Warn { path, message, .. } => {
+            say(&message);
+            warned = true;
+            path
+        }
+        Preflight::Refused { message, .. } => return Err(message),
+    };
+    let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
+    let options = super::serve::Options::from_environment();
+    let (tracer, why_not) = if options.ptrace {
+        match Tracer::spawn_with(TracerOptions { patience: PATIENCE, ..TracerOptions::default() }) {
+            Ok(tracer) => (Some(Arc::new(tracer)), None),
+            Err(error) => (None, Some(error.to_string())),
+        }
+    } else {
+        (None, Some("ptrace=0 in AVLEAK_OPTIONS".into()))
+    };
+    let mut watch = Watch::new(order.level, order.quiet, tracer.clone());
+    let (server_sender, server_events) = unbounded();
+    let socket = server::listen(watch.trace(why_not), server_sender).map_err(|error| error.to_string())?;
+    let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
+    let mut environment = vec![
+        (OsString::from("LD_PRELOAD"), preload),
+        (OsString::from("AVLEAK_SOCKET"), socket.clone().into()),
+        (patience.into(), PATIENCE.as_millis().to_string().into()),
+    ];
+    environment.extend(python::environment(order.python, &program, order.command));
+    let supervisor = Supervisor::start(&program, order.command, &environment).map_err(|error| error.to_string())?;
+    let traced = tracer.as_ref().map_or_else(never, |tracer| tracer.events());
+    let (ended, survivors) = follow(&mut watch, &supervisor, &server_events, traced, &socket);
+    for line in &watch.refusals {
+        say(line);
+    }
+    let mut reports = std::mem::take(&mut watch.reports);
+    reports.sort_by(|a, b| a.target.started.cmp(&b.target.started).then(a.target.pid.cmp(&b.target.pid)));
+    if let Some(tracer) = tracer {
+        tracer.shut_down();
+    }
+    Ok(Observation { ended, reports, warned, survivors })
+}
+
+/// A process of the command that lives on and has not used FFmpeg yet: a daemon that its parent left behind, say.
+struct Survivor {
+    /// `server (pid 812)`.
+    title: String,
+    /// It has libavutil in its mappings.
+    has_ffmpeg: bool,
+}
+
+/// Finds them: they carry the socket's name in their environment.
+fn survivors_of(socket: &str, command: i32) -> Vec<Survivor> {
+    let variable = format!("AVLEAK_SOCKET={socket}");
+    let carries = |pid: i32| {
+        std::fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|entry| entry == variable.as_bytes()))
+    };
+    let has_ffmpeg = |pid: i32| {
+        let tid = crate::target::threads::live_thread(pid).unwrap_or(pid);
+        crate::target::maps::read_maps(tid).is_ok_and(|maps| {
+            let names = maps.iter().filter_map(|mapping| mapping.path()?.file_name());
+            names.into_iter().any(|name| name.to_string_lossy().starts_with("libavutil"))
+        })
+    };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|&pid| pid != command && carries(pid))
+        .map(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            Survivor { title: format!("{} (pid {pid})", name.trim_end()), has_ffmpeg: has_ffmpeg(pid) }
+        })
+        .collect()
+}
+
+/// Until the command and every process that registered has ended and been checked.
+fn follow(
+    watch: &mut Watch,
+    supervisor: &Supervisor,
+    server: &crossbeam_channel::Receiver<server::ServerEvent>,
+    tracer: crossbeam_channel::Receiver<crate::target::tracer::TracerEvent>,
+    socket: &str,
+) -> (Option<Ended>, Vec<String>) {
+    let (supervised, watched) = (supervisor.events(), watch.events());
+    let mut supervised = Some(supervised);
+    let mut tracer = tracer;
+    let mut ended = None;
+    let mut since: Option<Instant> = None;
+    let mut told = false;
+    let (mut survivors, mut dormant, mut given_up) = (Vec::new(), Vec::new(), false);
+    loop {
+        if supervised.is_none() && watch.is_idle() {
+            // What registered in the very last moment is in the channel by now.
+            if let Ok(event) = server.try_recv() {
+                watch.on_server(event);
+                continue;
+            }
+            if !given_up {
+                let all = survivors_of(socket, supervisor.pid());
+                // One that was forked this moment has not executed its program yet.
+                let settling = since.is_some_and(|since| since.elapsed() < SETTLING) && !all.is_empty();
+                dormant = all.iter().filter(|survivor| !survivor.has_ffmpeg).map(|s| s.title.clone()).collect();
+                survivors = all.into_iter().filter(|s| s.has_ffmpeg).map(|s| s.title).collect();
+                if settling {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+            }
+            if survivors.is_empty() || given_up {
+                if !dormant.is_empty() {
+                    say(&format!(
+                        "{} outlived the command, without FFmpeg so far; nobody watches that any more",
+                        dormant.join(", ")
+                    ));
+                }
+                return (ended, survivors);
+            }
+        }
+        select! {
+            recv(server) -> event => if let Ok(event) = event { watch.on_server(event) },
+            recv(tracer) -> event => match event {
+                Ok(event) => watch.on_tracer(event),
+                Err(_) => tracer = never(),
+            },
+            recv(watched) -> event => if let Ok(event) = event { watch.on_watch(event) },
+            recv(supervised.clone().unwrap_or_else(never)) -> event => match event {
+                Ok(SupervisorEvent::Interrupted { .. }) => {
+                    // The program's, unless it is being checked: then for whoever does not want to wait.
+                    if watch.is_checking() {
+                        watch.cancel();
+                    }
+                }
+                Ok(SupervisorEvent::ChildExited(how)) => {
+                    ended = Some(how);
+                    supervised = None;
+                    since = Some(Instant::now());
+                }
+                Ok(SupervisorEvent::StatusLost) | Err(_) => {
+                    supervised = None;
+                    since = Some(Instant::now());
+                }
+                Ok(_) => (),
+            },
+            default(Duration::from_millis(200)) => (),
+        }
+        if let Some(since) = since
+            && !told
+            && since.elapsed() > SILENCE
+            && !(watch.running().is_empty() && survivors.is_empty())
+        {
+            told = true;
+            let all: Vec<String> = watch.running().into_iter().chain(survivors.iter().cloned()).collect();
+            say(&format!("waiting for {}, which outlived the command (Ctrl-C ends the wait)", all.join(", ")));
+        }
+        if supervised.is_none()
+            && let Ok(SupervisorEvent::Interrupted { .. }) = supervisor.events().try_recv()
+        {
+            if watch.is_checking() {
+                watch.cancel();
+            }
+            watch.give_up_on_running();
+            given_up = true;
+        }
+    }
+}
+
+/// libavleak.so: AVLEAK_LIB, or beside this program, or in `../lib` (and `../lib/avleak`).
+fn library() -> Result<PathBuf, String> {
+    if let Some(named) = std::env::var_os("AVLEAK_LIB").filter(|named| !named.as_bytes().is_empty()) {
+        let path = PathBuf::from(named);
+        return std::fs::canonicalize(&path)
+            .map_err(|error| format!("AVLEAK_LIB names {}: {}", path.display(), crate::render::errno::name(&error)));
+    }
+    let own = std::env::current_exe().map_err(|error| format!("cannot find avleak's own path: {error}"))?;
+    let folder = own.parent().unwrap_or(Path::new("/"));
+    let candidates = ["libavleak.so", "../lib/libavleak.so", "../lib/avleak/libavleak.so"];
+    candidates
+        .iter()
+        .find_map(|name| std::fs::canonicalize(folder.join(name)).ok())
+        .ok_or_else(|| format!("libavleak.so is neither beside {} nor in ../lib: set AVLEAK_LIB to it", own.display()))
+}
