@@ -20,6 +20,16 @@ pub enum AnyReport {
     Run(Box<RunReport>),
 }
 
+impl AnyReport {
+    /// The reports of processes in it, as they stand there.
+    pub fn processes(&self) -> &[Report] {
+        match self {
+            Self::Process(report) => std::slice::from_ref(report),
+            Self::Run(run) => &run.processes,
+        }
+    }
+}
+
 /// Why a file is no report that can be read. Each is one line that begins with the path.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are what the messages say")]

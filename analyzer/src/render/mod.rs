@@ -1,7 +1,9 @@
 //! Rendering: the report model as text and JSON, and reading it back. Sees only the report model.
 
 pub mod errno;
+pub mod flamegraph;
 mod flow;
+pub mod folded;
 mod group;
 pub mod json;
 pub mod load;

@@ -12,7 +12,7 @@ const ARROW: &str = " ← ";
 
 /// Whose code a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Whose {
+pub(super) enum Whose {
     /// The program under test, or a library that is neither FFmpeg's nor the system's.
     Own,
     /// FFmpeg's.
@@ -23,7 +23,8 @@ enum Whose {
     Avleak,
 }
 
-fn whose(frame: &Frame) -> Whose {
+/// Told by the names of module and function.
+pub(super) fn whose(frame: &Frame) -> Whose {
     let module = frame.module.as_deref().unwrap_or("");
     let function = frame.function.as_deref().unwrap_or("");
     let module_is = |names: &[&str]| names.iter().any(|name| module.starts_with(name));
