@@ -1,9 +1,11 @@
 //! What a report says beside its leak groups: headline, totals by class, what was observed, what was not seen.
 
 use super::flow::{Line, Page, width};
+use super::stack::{name, own_frame};
 use super::style::Role;
 use super::units::{bytes, bytes_exact, seconds};
 use crate::report::model::{Class, Completeness, Group, Level, MemoryMeans, Observed, Report, Target, Totals, Verdict};
+use crate::report::timeline::{Peak, Timeline};
 use crate::report::verdict::blind_spots;
 use crate::report::words::{contents, counted, ended, grouped, listed, objects};
 
@@ -180,6 +182,9 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     facts.push(dropped(seen));
     facts.push(format!("over {}", seconds(report.target.duration_s)));
     labelled(page, "observed", facts);
+    if let Some(timeline) = &report.timeline {
+        labelled(page, "peak", peaks(timeline));
+    }
     let calls: Vec<String> =
         seen.calls.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
     if !calls.is_empty() {
@@ -199,6 +204,28 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     }
     check.push(format!("took {}", seconds(report.check.duration_s)));
     labelled(page, "check", check);
+}
+
+/// `42 frames alive after 14 min, 12 of that from decode_one`; the same of payload.
+fn peaks(timeline: &Timeline) -> Vec<String> {
+    let most = |peak: &Peak, part: String| match peak.by_stack.first().and_then(|by| own_frame(&by.stack)) {
+        Some(frame) => format!(", {part} of that from {}", name(frame)),
+        None => String::new(),
+    };
+    let frames = timeline.peak_frames.as_ref().map(|peak| {
+        let from = most(peak, grouped(peak.by_stack.first().map_or(0, |by| by.count)));
+        format!("{} alive after {}{from}", counted(peak.value, "frame"), seconds(peak.at_s))
+    });
+    let payload = timeline.peak_payload.as_ref().map(|peak| {
+        let from = most(peak, bytes(peak.by_stack.first().map_or(0, |by| by.bytes)));
+        format!("{} of payload alive after {}{from}", bytes(peak.value), seconds(peak.at_s))
+    });
+    let facts: Vec<String> = frames.into_iter().chain(payload).collect();
+    if facts.is_empty() {
+        vec!["no frame and no payload was alive for long enough to be seen".to_string()]
+    } else {
+        facts
+    }
 }
 
 fn labelled(page: &mut Page, label: &str, facts: Vec<String>) {

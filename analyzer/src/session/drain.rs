@@ -12,6 +12,7 @@ use avleak_wire::ring::Consumer;
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
+use super::timeline::Timeline;
 use super::types::StackTypes;
 use crate::live::LiveSet;
 
@@ -45,6 +46,8 @@ pub struct Drained {
     pub calls: [u64; API_NAMES.len()],
     /// Seconds that producers waited for this analyzer.
     pub waited_s: f64,
+    /// What was alive over the run.
+    pub timeline: Timeline,
 }
 
 /// A running drain.
@@ -63,6 +66,7 @@ struct Worker {
     segment: Arc<Segment>,
     types: StackTypes,
     live: LiveSet,
+    timeline: Timeline,
     rings: Vec<Ring>,
     first: Reading,
     tsc: bool,
@@ -79,6 +83,7 @@ impl Drain {
         let mut worker = Worker {
             types: StackTypes::new(segment.clone(), exe, root.as_deref()),
             live: LiveSet::new(),
+            timeline: Timeline::new(header.armed_monotonic_ns.load(Ordering::Relaxed)),
             rings: Vec::new(),
             tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
             first: Reading {
@@ -156,6 +161,7 @@ impl Worker {
             passed_by_all = passed_by_all.min(ring.passed);
         }
         self.live.passed(passed_by_all);
+        self.timeline.sample(clock::monotonic_ns(), &self.live);
         taken
     }
 
@@ -199,6 +205,7 @@ impl Worker {
             calls,
             waited_s: waited_ns as f64 / 1e9,
             live: self.live,
+            timeline: self.timeline,
             types: self.types,
             segment: self.segment,
         }
