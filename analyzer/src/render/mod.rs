@@ -5,6 +5,7 @@ pub mod flamegraph;
 mod flow;
 pub mod folded;
 mod group;
+pub mod html;
 pub mod json;
 pub mod load;
 pub mod progress;
