@@ -1,9 +1,10 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
-//! [`roots`] says where the search begins, [`stacks`] names and keys stacks, [`grouping`] makes leak groups of blocks,
-//! [`timeline`] a report's timeline of the samples.
+//! [`roots`] says where the search begins, [`stacks`] names and keys stacks, [`grouping`] makes leak groups of blocks, `modules`
+//! says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod grouping;
+mod modules;
 mod roots;
 mod stacks;
 mod timeline;
@@ -196,6 +197,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         observed,
         leaks: found.leaks,
         totals: found.totals,
+        modules: modules::in_stacks(&groups, drained.types.symbolizer.modules()),
         groups,
         completeness,
         check: Check {

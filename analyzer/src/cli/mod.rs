@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+pub mod outputs;
 pub mod preflight;
 pub mod report;
 pub mod run;

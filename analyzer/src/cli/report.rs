@@ -1,6 +1,8 @@
-//! `avleak report FILE.json`: renders a stored report again.
+//! `avleak report FILE.json`: renders a stored report again, as text or as files of other formats.
 
-use crate::render::load;
+use super::outputs::Outputs;
+use crate::render::file::WriteError;
+use crate::render::load::{self, AnyReport};
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
 use crate::report::verdict::EXIT_AVLEAK;
@@ -8,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-/// Render a JSON report as text.
+/// Render a JSON report: as text, or as the files that are asked for.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// The report, as `avleak run --json FILE` or a bare LD_PRELOAD wrote it; `-` reads stdin
@@ -20,6 +22,9 @@ pub struct ReportArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
+    /// Where files are asked for, no text is written
+    #[command(flatten)]
+    pub outputs: Outputs,
 }
 
 /// Runs the subcommand on this process's stdout and stderr; returns the exit status: 0 rendered, 2 an error.
@@ -28,21 +33,32 @@ pub fn run(args: &ReportArgs) -> i32 {
 }
 
 fn run_on(args: &ReportArgs, out: &mut (impl Write + AsFd + IsTerminal), err: &mut impl Write) -> i32 {
-    let problem = match load::load(&args.file) {
-        Ok(report) => {
+    let problems = match args.outputs.check().map_err(|error| error.to_string()).and_then(|()| loaded(args)) {
+        Ok(report) if args.outputs.wanted().is_empty() => {
             let text = text::any(&report, &TextOptions::for_stream(args.color, args.all, out));
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                 Ok(()) => return 0,
                 // `| head` has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
-                Err(error) => format!("cannot write to stdout: {}", crate::render::errno::name(&error)),
+                Err(error) => vec![format!("cannot write to stdout: {}", crate::render::errno::name(&error))],
             }
         }
-        Err(error) => error.to_string(),
+        Ok(report) => {
+            let gone = |error: &WriteError| error.source.kind() == io::ErrorKind::BrokenPipe;
+            let errors = args.outputs.write(&report);
+            errors.iter().filter(|error| !gone(error)).map(ToString::to_string).collect()
+        }
+        Err(error) => vec![error],
     };
-    // Where stderr is gone as well there is no one left to tell.
-    let _ = writeln!(err, "avleak: {problem}");
-    EXIT_AVLEAK
+    for problem in &problems {
+        // Where stderr is gone as well there is no one left to tell.
+        let _ = writeln!(err, "avleak: {problem}");
+    }
+    if problems.is_empty() { 0 } else { EXIT_AVLEAK }
+}
+
+fn loaded(args: &ReportArgs) -> Result<AnyReport, String> {
+    load::load(&args.file).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -54,7 +70,8 @@ mod tests {
     use std::path::Path;
 
     fn report(file: &Path, out: &mut File) -> (i32, String) {
-        let args = ReportArgs { file: file.to_path_buf(), all: false, color: ColorChoice::Never };
+        let args =
+            ReportArgs { file: file.to_path_buf(), all: false, color: ColorChoice::Never, outputs: Outputs::default() };
         let mut err = Vec::new();
         let code = run_on(&args, out, &mut err);
         (code, String::from_utf8(err).unwrap())

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select, unbounded};
 
+use super::outputs::Outputs;
 use super::preflight::{self, Preflight};
 use super::supervise::{Supervisor, SupervisorEvent};
 use super::watch::Watch;
-use crate::render::json;
+use crate::render::load::AnyReport;
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
 use crate::report::model::{Ended, Level, RunReport, Verdict};
@@ -27,9 +28,6 @@ use crate::target::tracer::{Tracer, TracerOptions};
 /// avleak's own error or wrong usage, 3: inconclusive.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Write the report as JSON to FILE (one process: avleak-report/1, else avleak-run/1); `-` is stdout
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// What counts as a leak. normal: lost FFmpeg objects; strict: possibly lost ones and any lost block too; draconian:
     /// every FFmpeg object alive at the end
     #[arg(long, value_enum, default_value = "normal", value_name = "LEVEL")]
@@ -46,6 +44,8 @@ pub struct RunArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: ColorChoice,
+    #[command(flatten)]
+    outputs: Outputs,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -105,9 +105,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         }
         Preflight::Refused { message, .. } => return Err(message),
     };
-    if let Some(file) = &args.json {
-        check_writable(file)?;
-    }
+    args.outputs.check().map_err(|error| format!("{error}; the command was not started"))?;
     let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
     let options = super::serve::Options::from_environment();
     let (tracer, why_not) = if options.ptrace {
@@ -300,48 +298,27 @@ fn conclude(
             let _ = stderr.lock().write_all(text.as_bytes());
         }
     }
-    if let Some(file) = &args.json {
-        write(file, &run).map_err(|error| error.to_string()).or_else(|line| match ended {
-            // The program's own failure comes first; the line is said all the same.
-            Some(Ended::Exit(1..) | Ended::Signal(_)) => {
-                say(&line);
-                Ok(())
+    let code = run.exit.code;
+    let lines: Vec<String> = args.outputs.write(&document(run)).iter().map(ToString::to_string).collect();
+    match ended {
+        // The program's own failure comes first; the lines are said all the same.
+        Some(Ended::Exit(1..) | Ended::Signal(_)) => lines.iter().for_each(|line| say(line)),
+        _ => {
+            if let Some((last, others)) = lines.split_last() {
+                others.iter().for_each(|line| say(line));
+                return Err(last.clone());
             }
-            _ => Err(line),
-        })?;
+        }
     }
-    Ok(run.exit.code)
+    Ok(code)
 }
 
-fn write(file: &Path, run: &RunReport) -> Result<(), json::WriteError> {
-    match &run.processes[..] {
-        [only] => json::write(file, only),
-        _ => json::write(file, run),
+/// A command of one process that used FFmpeg is reported as that process.
+fn document(mut run: RunReport) -> AnyReport {
+    match run.processes.len() {
+        1 => AnyReport::Process(Box::new(run.processes.remove(0))),
+        _ => AnyReport::Run(Box::new(run)),
     }
-}
-
-/// A report that cannot be written is better known before an hour of tests than after.
-fn check_writable(file: &Path) -> Result<(), String> {
-    if file == Path::new("-") {
-        return Ok(());
-    }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if file.is_dir() {
-        return Err(format!(
-            "cannot write the report {}: EISDIR (name a file in it with --json); the command was not started",
-            file.display()
-        ));
-    }
-    let target = if file.exists() && !file.is_file() { file } else { folder };
-    rustix::fs::access(target, rustix::fs::Access::WRITE_OK).map_err(|errno| {
-        let error = std::io::Error::from(errno);
-        format!(
-            "cannot write the report {}: {} in {} (create the folder, or name another with --json); the command was not started",
-            file.display(),
-            crate::render::errno::name(&error),
-            folder.display()
-        )
-    })
 }
 
 /// libavleak.so: AVLEAK_LIB, or beside this program, or in `../lib` (and `../lib/avleak`).

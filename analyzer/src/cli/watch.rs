@@ -322,6 +322,7 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
         leaks: Totals::default(),
         totals: ClassTotals::default(),
         groups: Vec::new(),
+        modules: Vec::new(),
         completeness: Completeness {
             memory: MemoryMeans::None,
             memory_reason: Some("avleak failed".into()),

@@ -4,10 +4,10 @@
 //! the call tree above it stays whole; where a report has several processes, the outermost one names the process, as perf's
 //! stacks do. A `;` inside a name (Rust's `[u8; 4]`) is written `:`.
 
+use super::brief;
 use super::load::AnyReport;
 use super::stack::{self, Whose};
-use super::summary;
-use crate::report::model::{Frame, Group, Report};
+use crate::report::model::{Frame, Group};
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -91,27 +91,16 @@ impl Folded {
         let mut folded = Self::default();
         let processes = report.processes();
         for process in processes {
-            let title = (processes.len() > 1).then(|| title(process));
+            let title = (processes.len() > 1).then(|| brief::title(process));
             folded.add(title.as_deref(), &process.groups, weight);
         }
         folded
     }
 }
 
-/// `server (pid 812)`.
-pub(super) fn title(report: &Report) -> String {
-    format!("{} (pid {})", summary::program(&report.target), report.target.pid)
-}
-
 /// Nothing that has a meaning in a folded line; nothing that XML forbids.
 fn plain(name: &str) -> String {
-    name.chars()
-        .map(|letter| match letter {
-            ';' => ':',
-            letter if letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}') => '\u{fffd}',
-            letter => letter,
-        })
-        .collect()
+    brief::clean(name).replace(';', ":")
 }
 
 /// The whole file: sorted, for the same leaks give the same file whatever their order was.

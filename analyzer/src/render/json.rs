@@ -1,39 +1,10 @@
-//! Reports as JSON files: written whole or not at all.
+//! Reports as JSON.
 
-use super::errno;
+use super::file;
 use serde::Serialize;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// A report that could not be written. Nothing half-written was left behind.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write report {}: {} ({})", .path.display(), errno::name(.source), remedy(.source))]
-pub struct WriteError {
-    /// Where it was to go.
-    pub path: PathBuf,
-    /// Why it did not.
-    pub source: io::Error,
-}
-
-fn remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => {
-            "free some space or name a file on another disk; no partial report was left"
-        }
-        Some(libc::EACCES | libc::EPERM) => "name a file in a folder that this user may write to",
-        Some(libc::EROFS) => "the file system is read-only: name a file elsewhere",
-        Some(libc::ENOENT) => "create the folder first",
-        Some(libc::ENOTDIR) => "a part of the path is a file, not a folder",
-        Some(libc::EISDIR) => "name a file, not a folder",
-        Some(libc::ENAMETOOLONG) => "choose a shorter name",
-        Some(libc::EPIPE) => "the reader has gone",
-        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
-        Some(libc::EIO) => "the disk has an error, see the kernel's log",
-        _ => "name another file",
-    }
-}
+pub use super::file::WriteError;
 
 /// Pretty JSON with a newline at its end.
 pub fn to_string(report: &impl Serialize) -> String {
@@ -47,67 +18,12 @@ pub fn to_string(report: &impl Serialize) -> String {
     }
 }
 
-/// Writes `report` to `path`; `-` is stdout.
-///
-/// A plain file is replaced atomically: written beside it, synced, renamed over it. It gets the old one's permissions, or a new
-/// file's, less the umask. A FIFO, a device or `/dev/stdout` is written to directly.
+/// Writes `report` to `path` as [`file::write`] does.
 ///
 /// # Errors
-/// Names path, errno and remedy; the old file, if any, is then as it was, and no other file is left.
+/// See [`file::write`].
 pub fn write(path: &Path, report: &impl Serialize) -> Result<(), WriteError> {
-    let text = to_string(report);
-    write_bytes(path, text.as_bytes()).map_err(|source| WriteError { path: path.to_path_buf(), source })
-}
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // These by the open file itself: opened anew, a redirected file has an offset of its own, and a socket refuses.
-    let is = |names: &[&str]| names.iter().any(|name| path == Path::new(name));
-    if is(&["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]) {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes)?;
-        return out.flush();
-    }
-    if is(&["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"]) {
-        return io::stderr().lock().write_all(bytes);
-    }
-    if goes_through(path)? {
-        let mut file = OpenOptions::new().append(true).open(path)?;
-        return file.write_all(bytes);
-    }
-    // A symbolic link stays one: what it leads to is replaced.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    replace(path, bytes)
-}
-
-/// It exists and is no plain file, or it names an open file of this process.
-fn goes_through(path: &Path) -> io::Result<bool> {
-    match fs::metadata(path) {
-        Ok(data) if data.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-        Ok(data) => {
-            let kind = data.file_type();
-            let special = kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket();
-            Ok(special || path.starts_with("/dev/fd") || path.starts_with("/proc"))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // The umask applies to this mode, as to any file that a program creates.
-    let mode = fs::metadata(path).map_or(0o666, |data| data.permissions().mode() & 0o777);
-    let create = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file = tempfile::Builder::new().prefix(".avleak.").suffix(".json.tmp").make_in(folder, create)?;
-    file.as_file_mut().write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|failed| failed.error)?;
-    // The report is whole either way; this only makes the rename outlive a power cut, which not every file system offers.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
-    Ok(())
+    file::write(path, to_string(report).as_bytes())
 }
 
 #[cfg(test)]

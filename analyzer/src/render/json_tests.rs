@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::report::sample;
+use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
 
 fn entries(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =

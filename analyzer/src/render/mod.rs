@@ -1,14 +1,25 @@
-//! Rendering: the report model as text and JSON, and reading it back. Sees only the report model.
+//! Rendering: the report model in every format, and reading it back. Sees only the report model.
+//!
+//! [`format`] lists the formats; each has a file of its own.
 
+mod brief;
+pub mod csv;
 pub mod errno;
+pub mod file;
 pub mod flamegraph;
 mod flow;
 pub mod folded;
+pub mod format;
 mod group;
 pub mod html;
 pub mod json;
+pub mod junit;
 pub mod load;
+pub mod markdown;
+pub mod pprof;
+mod pprof_proto;
 pub mod progress;
+pub mod sarif;
 #[cfg(test)]
 mod schema_tests;
 mod stack;

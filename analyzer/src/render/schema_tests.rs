@@ -54,6 +54,7 @@ fn every_field_is_required_or_known_to_be_optional_and_has_a_type() {
         "timeline",
         "peak_frames",
         "peak_payload",
+        "build_id",
     ];
     let whole = serde_json::to_value(sample::full()).unwrap();
     let mut paths = Vec::new();
@@ -121,6 +122,9 @@ fn broken_documents_are_rejected() {
         ("/groups/0/stack/0/libav", json!(false)),
         ("/groups/0/stack/1/line", json!(0)),
         ("/groups/0/freed_elsewhere/0/count", json!(0)),
+        ("/modules/0/name", json!("/usr/bin/server")),
+        ("/modules/0/build_id", json!("9F")),
+        ("/modules/0/start", json!(-1)),
         ("/completeness/memory", json!("guess")),
         ("/check/scans", json!(-1)),
     ];

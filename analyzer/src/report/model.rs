@@ -28,6 +28,9 @@ pub struct Report {
     pub totals: ClassTotals,
     /// Leak groups: first those the verdict counts, then by class, pinned bytes, count.
     pub groups: Vec<Group>,
+    /// The modules whose code stands in the groups' stacks, by address.
+    #[serde(default)]
+    pub modules: Vec<Module>,
     /// What avleak could not see.
     pub completeness: Completeness,
     /// How the check went.
@@ -264,6 +267,24 @@ pub struct Frame {
     /// The module is one of FFmpeg's libraries.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub libav: bool,
+}
+
+/// A loaded ELF object. Where two of them have one name, a frame's `module` does not say which of them it lies in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// File name without its folder, as frames name it.
+    pub name: String,
+    /// As the process named it.
+    pub path: String,
+    /// GNU build id, lower-case hex digits; absent where the module has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub build_id: Option<String>,
+    /// Its lowest mapped address in the process.
+    pub start: u64,
+    /// One past its highest.
+    pub end: u64,
+    /// Runtime address minus the address in the file, modulo 2⁶⁴: what turns a frame's `offset` into a runtime address.
+    pub bias: u64,
 }
 
 /// A place where siblings die.
