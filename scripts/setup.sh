@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
-tests=(valgrind gdb strace unpaper util-linux)
+tests=(valgrind gdb strace unpaper util-linux chromium chromium-driver)
 
 wanted=("${build[@]}")
 case "${1:-}" in

@@ -3,6 +3,7 @@
 mod errors;
 mod exits;
 mod ffmpeg;
+mod html;
 mod loading;
 mod memory;
 mod nine;

@@ -39,8 +39,17 @@ pub struct RenderOptions {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 9] =
-        [Self::Html, Self::Json, Self::Pprof, Self::Flamegraph, Self::Folded, Self::Csv, Self::Junit, Self::Sarif, Self::Markdown];
+    pub const ALL: [Self; 9] = [
+        Self::Html,
+        Self::Json,
+        Self::Pprof,
+        Self::Flamegraph,
+        Self::Folded,
+        Self::Csv,
+        Self::Junit,
+        Self::Sarif,
+        Self::Markdown,
+    ];
 
     /// As the command line names it, without the dashes.
     pub fn name(self) -> &'static str {

@@ -11,6 +11,13 @@ function step(high, count, binary) {
   return [1, 2, 5, 10].find((f) => f * power >= raw * 0.999) * power;
 }
 
+/** A round span of time, in seconds, so that `whole` takes at most `most` of them. */
+function timeStep(whole, most) {
+  const round = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+  if (whole / most <= 30) return step(whole, most, false);
+  return round.find((t) => whole / t <= most) || step(whole / 86400, most, false) * 86400;
+}
+
 const short = (n) => (n >= 1e9 ? `${+(n / 1e9).toFixed(1)}G` : n >= 1e6 ? `${+(n / 1e6).toFixed(1)}M` : n >= 1e4 ? `${+(n / 1e3).toFixed(1)}k` : grouped(n));
 
 function rate(n) { return n >= 10 ? short(Math.round(n)) : `${+n.toFixed(1)}`; }
@@ -36,7 +43,7 @@ function timeline(process) {
     const high = Math.max(1, ...(chart.band ? chart.band[1] : chart.lines.flatMap((l) => l[1])));
     const label = `${chart.title}: a chart over ${seconds(whole)}, highest ${chart.format(high)}. Arrow keys move the cursor.`;
     const holder = h('div.plot', { tabindex: 0, role: 'img', 'aria-label': label });
-    const box = h(`figure.chart.${chart.key}`, {}, h('figcaption', {}, h('b', {}, chart.title), readout), holder);
+    const box = h(`figure.chart.${chart.key}`, {}, h('figcaption', {}, h('span', {}, h('b', {}, chart.title), (chart.lines || []).map(([name]) => h(`span.legend.${name}`, {}, name))), readout), holder);
     return { ...chart, readout, holder, box, high };
   });
   let cursor = -1;
@@ -97,7 +104,7 @@ function plot(b, n, dt) {
     marks.push(s('line', { class: 'grid', x1: left, x2: width - right, y1: y(v), y2: y(v) }),
       s('text', { class: 'tick', x: left - 6, y: y(v) + 4, 'text-anchor': 'end' }, b.format(v)));
   }
-  const whole = n * dt, many = Math.max(2, Math.min(8, Math.floor(b.width / 110))), time = step(whole, many, false);
+  const whole = n * dt, many = Math.max(2, Math.min(8, Math.floor(b.width / 110))), time = timeStep(whole, many);
   for (let t = 0; t <= whole * 1.001; t += time) {
     const at = x(t / dt), end = at > width - 40;
     marks.push(s('text', { class: 'tick', x: end ? width - right : at, y: height - 6, 'text-anchor': end ? 'end' : t ? 'middle' : 'start' }, t ? seconds(t) : '0'));
@@ -109,8 +116,7 @@ function plot(b, n, dt) {
     shapes.push(s('path', { class: 'band', d: `${path(max)}${back}Z` }), s('path', { class: 'line', d: path(last) }));
     if (b.peak) shapes.push(s('circle', { class: 'peak', cx: Math.min(x(b.peak.at / dt), width - right), cy: y(b.peak.value), r: 3.5 }));
   } else {
-    b.lines.forEach(([name, column], i) => shapes.push(s('path', { class: `line ${name}`, d: path(column) }),
-      s('text', { class: `legend ${name}`, x: width - right - 60 * (1 - i), y: top + 10, 'text-anchor': 'end' }, name)));
+    for (const [name, column] of b.lines) shapes.push(s('path', { class: `line ${name}`, d: path(column) }));
   }
   b.hair = s('line', { class: 'hair', y1: top, y2: height - bottom, visibility: 'hidden' });
   b.holder.replaceChildren(s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' }, marks, shapes, b.hair));

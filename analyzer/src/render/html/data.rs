@@ -14,7 +14,7 @@ use super::flame::{self, Flame};
 use super::source::Sources;
 use super::tables::Tables;
 use crate::render::load::AnyReport;
-use crate::render::stack::{Whose, own_frame, whose};
+use crate::render::stack::{self, Whose, own_frame, whose};
 use crate::report::model::{Class, Frame, Group, Level, Report, Totals, Verdict};
 use crate::report::timeline::{self, Peak, Sample, Span, Timeline};
 
@@ -25,7 +25,7 @@ pub(super) struct Budget {
     pub(super) whole: usize,
     /// Packed groups.
     pub(super) packed: usize,
-    /// Names of the functions that packed groups are blamed on.
+    /// Names of the functions and files that packed groups are blamed on.
     pub(super) names: usize,
     /// Source lines.
     pub(super) sources: usize,
@@ -35,7 +35,7 @@ pub(super) struct Budget {
 
 /// What a page gets.
 pub(super) const BUDGET: Budget =
-    Budget { whole: 1_000_000, packed: 2_700_000, names: 450_000, sources: 120_000, samples: 2_048 };
+    Budget { whole: 1_000_000, packed: 2_600_000, names: 550_000, sources: 120_000, samples: 2_048 };
 /// Own frames of a stack that get source lines.
 const SOURCES_OF_STACK: usize = 4;
 
@@ -293,7 +293,7 @@ impl<'a> Maker<'a> {
     }
 
     /// As many groups as there is room for, a few bytes each: 8 of the id; class, and 8 for a leak; then as LEB128 object, count,
-    /// bytes, pinned bytes, the oldest's age in ms, and the frame to blame plus one. Base64, and how many groups it holds.
+    /// bytes, pinned bytes, the oldest's age in ms, function and file to blame plus one, line. Base64, and how many groups it holds.
     fn pack(&mut self, groups: &'a [Group], waiting: usize) -> (String, usize) {
         let mut out: Vec<u8> = Vec::new();
         let room = self.left.packed / waiting;
@@ -304,13 +304,15 @@ impl<'a> Maker<'a> {
             let at = out.len();
             out.extend(u64::from_str_radix(&group.id, 16).unwrap_or(0).to_be_bytes());
             out.push(class(group.class) | if group.leak { 8 } else { 0 });
-            let blamed = match own_frame(&group.stack).or(group.stack.first()) {
-                Some(frame) if self.tables.size < names => u64::from(self.tables.frame(frame)) + 1,
-                _ => 0,
-            };
             let age = (group.age_max_s * 1e3).clamp(0.0, 1e15) as u64;
             let object = u64::from(self.tables.string(group.object.as_str()));
-            for number in [object, group.count, group.bytes, group.pinned_bytes, age, blamed] {
+            let blamed = own_frame(&group.stack).or(group.stack.first()).filter(|_| self.tables.size < names);
+            let [function, file, line] = blamed.map_or([0; 3], |frame| {
+                let function = u64::from(self.tables.string(stack::name(frame))) + 1;
+                let file = frame.file.as_deref().map_or(0, |file| u64::from(self.tables.string(file)) + 1);
+                [function, file, u64::from(frame.line.unwrap_or(0))]
+            });
+            for number in [object, group.count, group.bytes, group.pinned_bytes, age, function, file, line] {
                 leb128(&mut out, number);
             }
             if out.len() * 4 / 3 + 4 > room {

@@ -1,9 +1,12 @@
 // One group's details: its stack with source lines, where siblings are freed, who holds its buffers, what holds it.
 
-/** A place in a stack, in a line. */
+/** A place in a stack, in a line: the program's own function, and by which of FFmpeg's it called. */
 function site(stack) {
   const at = stack < 0 ? -1 : blamed(stack);
-  return at < 0 ? h('span.dim', {}, 'a stack that was not recorded') : named(at);
+  if (at < 0) return h('span.dim', {}, 'a stack that was not recorded');
+  const frames = T.stacks[stack], inner = frames[frames.indexOf(at) - 1];
+  const by = inner !== undefined && frame(at).own && frame(inner).libav;
+  return h('span', {}, by && h('code.place', {}, `${frame(inner).name} ← `), named(at));
 }
 
 /** Function and place of frame `at`. */
@@ -20,7 +23,7 @@ function source(at) {
   const hit = T.frames[at][3];
   const rows = text.split('\n').map((line, i) => {
     const number = first + i;
-    return h(number === hit ? 'span.row.hit' : 'span.row', {}, h('span.number', { 'aria-hidden': 'true' }, number), h('span.code', {}, line || ' '), '\n');
+    return h(number === hit ? 'span.row.hit' : 'span.row', {}, h('span.number', { 'aria-hidden': 'true' }, number), h('span.code', {}, line || ' '));
   });
   return h('div.source', {}, changed ? h('p.note.warn', {}, 'This file was changed after the run: the lines may have moved.') : null,
     h('pre', { tabindex: 0 }, rows));
@@ -115,7 +118,7 @@ function details(g, duration) {
   fact('Own size', bytes(g.b));
   fact('Pins', g.p ? `${bytes(g.p)} (${grouped(g.p)} bytes)` : '');
   // One leak in 0.2 s is not 300 a minute.
-  if (g.n > 1 && duration >= 10) fact('Rate', g.r[0] < 0.1 ? `${+(g.r[0] * 60).toPrecision(3)}/h` : `${+g.r[0].toPrecision(3)}/min`);
+  if (g.n > 1 && g.r[0] && duration >= 10) fact('Rate', g.r[0] < 0.1 ? `${+(g.r[0] * 60).toPrecision(3)}/h` : `${+g.r[0].toPrecision(3)}/min`);
   if (g.n > 1 && g.r[1]) fact('For 1,000 frames', `${+g.r[1].toPrecision(2)}`);
   facts.push(h('div', {}, h('dt', {}, 'Group'), h('dd', {}, h('a', { href: `#g-${g.i}` }, h('code', {}, g.i)))));
   return h('div.details', {}, h('dl.facts', {}, facts),

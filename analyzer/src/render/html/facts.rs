@@ -1,6 +1,6 @@
 //! The sentences and numbers of a page that stand outside groups: the finding, the tiles, what was observed and what was not.
 
-use crate::render::units::{bytes, bytes_exact, seconds};
+use crate::render::units::{bytes, seconds};
 use crate::report::model::{MemoryMeans, Report, Target, Totals, Verdict};
 use crate::report::verdict::blind_spots;
 use crate::report::words::{contents, counted, ended, grouped};
@@ -55,10 +55,10 @@ pub(super) fn cards(report: &Report) -> Vec<Card> {
     }
     if let Some(timeline) = &report.timeline {
         if let Some(peak) = &timeline.peak_frames {
-            cards.push(("Most frames at once", grouped(peak.value), format!("after {}", seconds(peak.at_s)), ""));
+            cards.push(("Most frames", grouped(peak.value), format!("after {}", seconds(peak.at_s)), ""));
         }
         if let Some(peak) = &timeline.peak_payload {
-            cards.push(("Most payload at once", bytes(peak.value), format!("after {}", seconds(peak.at_s)), ""));
+            cards.push(("Most payload", bytes(peak.value), format!("after {}", seconds(peak.at_s)), ""));
         }
     }
     let end = report.target.ended.map_or_else(|| "its end was not seen".to_string(), ended);
@@ -108,9 +108,6 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
 pub(super) fn notes(report: &Report) -> Vec<String> {
     let about = &report.completeness;
     let mut notes = Vec::new();
-    if about.unreadable_bytes >= 1024 {
-        notes.push(format!("unreadable memory: {}", bytes_exact(about.unreadable_bytes)));
-    }
     if about.incomplete_stacks > 0 {
         let verb = if about.incomplete_stacks == 1 { "is" } else { "are" };
         let stacks = counted(about.incomplete_stacks, "stack");

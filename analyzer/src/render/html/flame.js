@@ -49,7 +49,9 @@ function flames(process) {
   up.addEventListener('click', () => { path = []; draw(); });
   by.addEventListener('change', draw);
   what.addEventListener('change', () => { root = process.flames[+what.value]; path = []; draw(); });
-  new ResizeObserver(draw).observe(box);
+  // Drawing changes the height; only another width is a reason to draw.
+  let drawn = 0;
+  new ResizeObserver(() => { if (box.clientWidth !== drawn) { drawn = box.clientWidth; draw(); } }).observe(box);
   const note = 'Groups that share a buffer count it each, so that widths can add up to more than what is pinned.';
   return h('section', { id: 'flames' }, h('h2', {}, 'Flame graph'),
     h('div.tools', {}, h('label', {}, 'Show ', what), h('label', {}, 'by ', by), up,

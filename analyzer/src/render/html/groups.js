@@ -4,7 +4,7 @@ const PAGE = 50;
 /** All groups of a process, whole and packed, as rows in the report's order. */
 function rowsOf(process) {
   const rows = process.g.map((g, order) => ({
-    order, w: g, c: g.c, o: g.o, l: !!g.l, n: g.n, b: g.b, p: g.p, a: g.a[1], f: blamed(g.k), id: () => g.i,
+    order, w: g, c: g.c, o: g.o, l: !!g.l, n: g.n, b: g.b, p: g.p, a: g.a[1], f: blamed(g.k), fn: -1, file: -1, line: 0, id: () => g.i,
   }));
   const raw = atob(process.packed);
   let at = 0;
@@ -22,8 +22,8 @@ function rowsOf(process) {
   for (let i = 0; i < process.npacked; i++) {
     const start = at, kind = raw.charCodeAt(start + 8);
     at += 9;
-    const o = number(), n = number(), b = number(), p = number(), a = number() / 1e3, f = number() - 1;
-    rows.push({ order: rows.length, w: null, c: kind & 7, o, l: kind > 7, n, b, p, a, f, id: () => id(start) });
+    const o = number(), n = number(), b = number(), p = number(), a = number() / 1e3, fn = number() - 1, file = number() - 1, line = number();
+    rows.push({ order: rows.length, w: null, c: kind & 7, o, l: kind > 7, n, b, p, a, f: -1, fn, file, line, id: () => id(start) });
   }
   return rows;
 }
@@ -35,8 +35,9 @@ function matcher(word) {
   const frames = T.frames.map(([fn, module, file, line]) => (fn >= 0 && strings[fn]) || (module >= 0 && strings[module]) || (file >= 0 && strings[file])
     || (placed && file >= 0 && `${T.strings[file]}:${line}`.toLowerCase().includes(word)));
   const stacks = T.stacks.map((stack) => stack.some((at) => frames[at]));
+  const packed = (row) => (row.fn >= 0 && strings[row.fn]) || (row.file >= 0 && (strings[row.file] || (placed && `${T.strings[row.file]}:${row.line}`.toLowerCase().includes(word))));
   const hex = /^[0-9a-f]{3,16}$/.test(word);
-  return (row) => strings[row.o] || CLASSES[row.c].includes(word) || (row.w ? stacks[row.w.k] || (row.w.f !== undefined && strings[row.w.f]) || (row.w.d || '').includes(word) : row.f >= 0 && frames[row.f])
+  return (row) => strings[row.o] || CLASSES[row.c].includes(word) || (row.w ? stacks[row.w.k] || (row.w.f !== undefined && strings[row.w.f]) || (row.w.d || '').includes(word) : packed(row))
     || (hex && row.id().includes(word));
 }
 
@@ -51,7 +52,7 @@ function groups(process) {
   const leaks = rows.filter((row) => row.l).length;
   const state = { leaks: leaks > 0, classes: new Set(), words: [], key: 'order', down: false, shown: PAGE, open: new Set() };
   let found = [];
-  const name = (row) => (row.f < 0 ? '\uffff' : frame(row.f).name.toLowerCase());
+  const name = (row) => (row.f >= 0 ? frame(row.f).name : row.fn >= 0 ? T.strings[row.fn] : '\uffff').toLowerCase();
   const body = h('tbody', {});
   const status = h('p.status', { role: 'status' });
   const more = h('div.pages', {});
@@ -110,7 +111,7 @@ function groups(process) {
     body.replaceChildren(...shown.flatMap(rowElements));
     const next = Math.min(found.length - state.shown, 4 * PAGE);
     more.replaceChildren(...(next > 0 ? [h('button', { type: 'button', onclick: () => { state.shown += 4 * PAGE; draw(); } }, `Show ${grouped(next)} more of ${grouped(found.length)}`)] : []));
-    if (!found.length) body.append(h('tr', {}, h('td.empty', { colspan: 6 }, empty())));
+    if (!found.length && rows.length) body.append(h('tr', {}, h('td.empty', { colspan: 6 }, empty())));
   }
   function empty() {
     if (!rows.length) return process.verdict === 'clean' ? 'Nothing was leaked, and nothing else of FFmpeg is alive.' : 'No groups are in this report.';
@@ -125,14 +126,19 @@ function groups(process) {
     chips.forEach((chip) => chip.setAttribute('aria-pressed', 'false'));
     update();
   }
+  function place(row) {
+    if (row.f >= 0) return named(row.f);
+    if (row.fn < 0) return h('span.dim', {}, row.w ? 'not recorded' : 'see the JSON');
+    return h('span.site', {}, h('code.fn', {}, T.strings[row.fn]), ' ', row.file >= 0 && h('code.place', {}, `${T.strings[row.file]}${row.line ? `:${row.line}` : ''}`));
+  }
   function rowElements(row) {
-    const open = state.open.has(row.order), at = row.f;
+    const open = state.open.has(row.order);
     const button = h('button.opener', { type: 'button', 'aria-expanded': String(open) }, h('span.mark', { 'aria-hidden': 'true' }), h('b', {}, grouped(row.n)), ` ${objects(row.n, T.strings[row.o]).replace(/^\S+ /, '')}`);
     const format = row.w ? [row.w.d, row.w.f === undefined ? '' : T.strings[row.w.f]].filter(Boolean).join(' ') : '';
     const cell = (label, attributes, ...children) => h('td', { 'data-label': label, ...attributes }, ...children);
     const element = h(row.l ? 'tr.group.leak' : 'tr.group', { id: `g-${row.id()}` },
       cell('', {}, button, format && h('span.dim.format', {}, format)), cell('', {}, chip(row.c)),
-      cell('in', { class: 'where' }, at >= 0 ? named(at) : h('span.dim', {}, row.w ? 'not recorded' : 'see the JSON')),
+      cell('in', { class: 'where' }, place(row)),
       cell('pinned', { class: 'number' }, row.p ? bytes(row.p) : '–'), cell('own size', { class: 'number' }, bytes(row.b)), cell('oldest', { class: 'number' }, seconds(row.a)));
     const toggle = () => {
       if (!state.open.delete(row.order)) state.open.add(row.order);
@@ -174,9 +180,9 @@ function groups(process) {
     notes.push(`For want of room only summed up: ${sums.join('; ')}.`);
   }
   const section = h('section', { id: 'groups' }, h('h2', {}, 'Groups'),
-    h('p.note', {}, 'A group is what one allocation stack left behind, of one class. ', ...notes),
+    h('p.note', {}, 'A group is what one allocation stack left behind, of one class. ', notes.join(' ')),
     rows.length > 0 && h('div.tools', { role: 'search' }, search, leaks > 0 && h('label', {}, only, ` leaks only (${grouped(leaks)})`), h('span.chips', { role: 'group', 'aria-label': 'Classes' }, chips), h('label.sorter', {}, 'Sort by ', select)),
-    status, h('table.groups', {}, h('thead', {}, h('tr', {}, heads)), body), more);
+    rows.length > 0 ? status : h('p.none', {}, empty()), rows.length > 0 && h('table.groups', {}, h('thead', {}, h('tr', {}, heads)), body), more);
   update();
   // A report of few leaks shows the first one open: it is what the reader came for.
   if (leaks > 0 && leaks <= 3 && rows[0].w) { state.open.add(0); draw(); }

@@ -65,4 +65,4 @@ addEventListener('keydown', (event) => {
     current.search.focus();
   }
 });
-app.append(h('footer', {}, `Written by avleak ${D.v}. This file is the whole page: it loads nothing and sends nothing. Press / to search.`));
+plain.after(h('footer', {}, `Written by avleak ${D.v}. This file is the whole page: it loads nothing and sends nothing. Press / to search.`));

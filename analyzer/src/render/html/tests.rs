@@ -133,7 +133,7 @@ fn unpack(packed: &str) -> (u64, u64) {
     while !rest.is_empty() {
         assert!(rest[8] & 7 < 5);
         rest = &rest[9..];
-        for field in 0..6 {
+        for field in 0..8 {
             let (mut value, mut shift) = (0_u64, 0);
             loop {
                 let byte = rest[0];
