@@ -54,9 +54,12 @@ function follow() {
 }
 
 const plain = document.getElementById('plain');
-plain.open = false;
-plain.querySelector('summary').textContent = 'The same as plain text, to copy';
-if (D.p.length) show(0);
+// A command of which no process used FFmpeg has nothing but its text.
+if (D.p.length) {
+  plain.open = false;
+  plain.querySelector('summary').textContent = 'The same as plain text, to copy';
+  show(0);
+}
 follow();
 addEventListener('hashchange', follow);
 addEventListener('keydown', (event) => {

@@ -204,6 +204,16 @@ fn a_timeline_is_thinned_where_there_are_many() {
     assert_eq!(sum, whole);
 }
 
+/// A command of which no process used FFmpeg: the page has its text, and data of no process.
+#[test]
+fn a_run_without_processes_has_a_page() {
+    let mut run = sample::run();
+    run.processes.clear();
+    let page = html(&AnyReport::Run(Box::new(run)));
+    assert_eq!(embedded(&page)["p"].as_array().map(Vec::len), Some(0));
+    assert!(page.contains("<details id=\"plain\" open>") && page.contains("avleak: "));
+}
+
 #[test]
 fn source_lines_are_embedded_where_the_file_is_at_hand() {
     let folder = tempfile::tempdir().unwrap();
