@@ -20,6 +20,8 @@ pub struct Made {
 }
 
 /// Sums that are kept up to date block by block. Other kinds than frames and payload cost one branch.
+///
+/// A block may be told gone before it is told made: the sums wrap meanwhile, and are right again when both are told.
 #[derive(Debug, Default)]
 pub struct Census {
     /// Live AVFrames.
@@ -37,16 +39,16 @@ impl Census {
     pub fn made(&mut self, kind: ObjectKind, stack: u32, size: u64) {
         match kind {
             ObjectKind::Frame => {
-                self.frames += 1;
+                self.frames = self.frames.wrapping_add(1);
                 let made = self.slot(stack);
-                made.frames = made.frames.saturating_add(1);
-                made.frame_bytes = made.frame_bytes.saturating_add(size);
+                made.frames = made.frames.wrapping_add(1);
+                made.frame_bytes = made.frame_bytes.wrapping_add(size);
             }
             ObjectKind::Payload => {
-                self.payload_bytes = self.payload_bytes.saturating_add(size);
+                self.payload_bytes = self.payload_bytes.wrapping_add(size);
                 let made = self.slot(stack);
-                made.payloads = made.payloads.saturating_add(1);
-                made.payload_bytes = made.payload_bytes.saturating_add(size);
+                made.payloads = made.payloads.wrapping_add(1);
+                made.payload_bytes = made.payload_bytes.wrapping_add(size);
             }
             _ => (),
         }
@@ -57,16 +59,16 @@ impl Census {
     pub fn gone(&mut self, kind: ObjectKind, stack: u32, size: u64) {
         match kind {
             ObjectKind::Frame => {
-                self.frames = self.frames.saturating_sub(1);
+                self.frames = self.frames.wrapping_sub(1);
                 let made = self.slot(stack);
-                made.frames = made.frames.saturating_sub(1);
-                made.frame_bytes = made.frame_bytes.saturating_sub(size);
+                made.frames = made.frames.wrapping_sub(1);
+                made.frame_bytes = made.frame_bytes.wrapping_sub(size);
             }
             ObjectKind::Payload => {
-                self.payload_bytes = self.payload_bytes.saturating_sub(size);
+                self.payload_bytes = self.payload_bytes.wrapping_sub(size);
                 let made = self.slot(stack);
-                made.payloads = made.payloads.saturating_sub(1);
-                made.payload_bytes = made.payload_bytes.saturating_sub(size);
+                made.payloads = made.payloads.wrapping_sub(1);
+                made.payload_bytes = made.payload_bytes.wrapping_sub(size);
             }
             _ => (),
         }
@@ -153,5 +155,14 @@ mod tests {
         assert_eq!((census.frames, census.by_stack()[0].stack, census.slot_of.len()), (1, 0, 1));
         census.gone(ObjectKind::Frame, u32::MAX, 416);
         assert_eq!((census.frames, census.by_stack()[0].frames), (0, 0));
+    }
+
+    #[test]
+    fn gone_may_be_told_before_made() {
+        let mut census = Census::default();
+        census.gone(ObjectKind::Payload, 3, 100);
+        census.made(ObjectKind::Payload, 3, 100);
+        census.made(ObjectKind::Payload, 3, 7);
+        assert_eq!((census.payload_bytes, census.by_stack()[0].payload_bytes), (7, 7));
     }
 }

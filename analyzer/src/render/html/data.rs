@@ -35,7 +35,7 @@ pub(super) struct Budget {
 
 /// What a page gets.
 pub(super) const BUDGET: Budget =
-    Budget { whole: 1_000_000, packed: 2_600_000, names: 550_000, sources: 120_000, samples: 2_048 };
+    Budget { whole: 700_000, packed: 3_400_000, names: 400_000, sources: 120_000, samples: 2_048 };
 /// Own frames of a stack that get source lines.
 const SOURCES_OF_STACK: usize = 4;
 
