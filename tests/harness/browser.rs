@@ -10,7 +10,7 @@ use crate::process::{self, Running};
 use crate::scratch;
 
 /// How long the browser may live.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 /// How long one command may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -1,12 +1,9 @@
 // The timeline: small charts above each other with one cursor for all of them.
 
-/** A round step so that `high` takes about `count` of them. `binary`: round in powers of 1024. */
+/** A round step so that `high` takes about `count` of them. `binary`: a power of two, as bytes are counted. */
 function step(high, count, binary) {
   const raw = high / count || 1;
-  if (binary) {
-    const unit = 1024 ** Math.max(0, Math.floor(Math.log(raw) / Math.log(1024)));
-    return step(raw / unit, 1, false) * unit;
-  }
+  if (binary) return 2 ** Math.max(0, Math.ceil(Math.log2(raw)));
   const power = 10 ** Math.floor(Math.log10(raw));
   return [1, 2, 5, 10].find((f) => f * power >= raw * 0.999) * power;
 }
