@@ -1,6 +1,6 @@
 //! What a report says beside its leak groups: headline, totals by class, what was observed, what was not seen.
 
-use super::flow::{Line, Page, width};
+use super::flow::{Line, Page, shorten, width};
 use super::stack::{name, own_frame};
 use super::style::Role;
 use super::units::{bytes, bytes_exact, seconds};
@@ -183,7 +183,8 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     facts.push(format!("over {}", seconds(report.target.duration_s)));
     labelled(page, "observed", facts);
     if let Some(timeline) = &report.timeline {
-        labelled(page, "peak", peaks(timeline));
+        let facts = peaks(page, timeline);
+        labelled(page, "peak", facts);
     }
     let calls: Vec<String> =
         seen.calls.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
@@ -206,26 +207,25 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     labelled(page, "check", check);
 }
 
-/// `42 frames alive after 14 min, 12 of that from decode_one`; the same of payload.
-fn peaks(timeline: &Timeline) -> Vec<String> {
-    let most = |peak: &Peak, part: String| match peak.by_stack.first().and_then(|by| own_frame(&by.stack)) {
-        Some(frame) => format!(", {part} of that from {}", name(frame)),
-        None => String::new(),
+/// `42 frames alive after 14 min`, `12 of them by decode_one`; the same of payload.
+fn peaks(page: &Page, timeline: &Timeline) -> Vec<String> {
+    let by = |peak: &Peak| {
+        let frame = own_frame(&peak.by_stack.first()?.stack)?;
+        Some(page.limit().map_or_else(|| name(frame), |limit| shorten(&name(frame), limit / 3)))
     };
-    let frames = timeline.peak_frames.as_ref().map(|peak| {
-        let from = most(peak, grouped(peak.by_stack.first().map_or(0, |by| by.count)));
-        format!("{} alive after {}{from}", counted(peak.value, "frame"), seconds(peak.at_s))
-    });
-    let payload = timeline.peak_payload.as_ref().map(|peak| {
-        let from = most(peak, bytes(peak.by_stack.first().map_or(0, |by| by.bytes)));
-        format!("{} of payload alive after {}{from}", bytes(peak.value), seconds(peak.at_s))
-    });
-    let facts: Vec<String> = frames.into_iter().chain(payload).collect();
-    if facts.is_empty() {
-        vec!["no frame and no payload was alive for long enough to be seen".to_string()]
-    } else {
-        facts
+    let mut facts = Vec::new();
+    if let Some(peak) = &timeline.peak_frames {
+        facts.push(format!("{} alive after {}", counted(peak.value, "frame"), seconds(peak.at_s)));
+        facts.extend(by(peak).map(|name| format!("{} of them by {name}", grouped(peak.by_stack[0].count))));
     }
+    if let Some(peak) = &timeline.peak_payload {
+        facts.push(format!("{} of payload alive after {}", bytes(peak.value), seconds(peak.at_s)));
+        facts.extend(by(peak).map(|name| format!("{} of it by {name}", bytes(peak.by_stack[0].bytes))));
+    }
+    if facts.is_empty() {
+        facts.push("neither a frame nor payload lived long enough to be seen".to_string());
+    }
+    facts
 }
 
 fn labelled(page: &mut Page, label: &str, facts: Vec<String>) {
