@@ -1,12 +1,13 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
 //! [`roots`] says where the search begins, [`stacks`] names and keys stacks, [`grouping`] makes leak groups of blocks, `modules`
-//! says what code they speak of.
+//! says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod grouping;
 mod modules;
 mod roots;
 mod stacks;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -171,6 +172,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     });
     let mut groups = found.groups;
     groups::sort(&mut groups);
+    let timeline = timeline::of(drained);
     let mut completeness = Completeness { memory_reason, hidden_libraries, ..completeness };
     // Symbols are read while groups are made: what could not be named is known only now.
     completeness.notes.extend(drained.types.symbolizer.notes());
@@ -204,6 +206,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             stopped_ms,
             scans: u32::from(looked.is_some()),
         },
+        timeline,
         exit: None,
     }
 }

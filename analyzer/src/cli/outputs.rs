@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Files (`-` is stdout)")]
 pub struct Outputs {
+    /// The report as one HTML page, for people; source lines are embedded where the files are at hand
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// The report as JSON (one process: avleak-report/1, else avleak-run/1)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -72,6 +75,7 @@ impl Outputs {
     /// The formats that are asked for, and where each is to go.
     pub fn wanted(&self) -> Vec<(Format, &Path)> {
         let file = |format| match format {
+            Format::Html => &self.html,
             Format::Json => &self.json,
             Format::Pprof => &self.pprof,
             Format::Flamegraph => &self.flamegraph,

@@ -335,6 +335,7 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
             notes: vec![format!("the drain failed: {panic}")],
         },
         check: Check::default(),
+        timeline: None,
         exit: None,
     }
 }

@@ -3,6 +3,7 @@
 //! Per address the latest stamp wins. A free that arrives before its allocation stays as a tombstone until every ring has
 //! passed its stamp ([`LiveSet::passed`]). Applying an event twice changes nothing but the counters of what was applied.
 
+mod census;
 mod history;
 mod pending;
 mod sites;
@@ -19,6 +20,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::kind::ObjectKind;
 use crate::reach::ReturnedMap;
+pub use census::{Census, Made};
 use history::History;
 pub use pending::Pending;
 pub use sites::{FreeSites, Site};
@@ -103,6 +105,8 @@ pub struct LiveSet {
     pub sites: FreeSites,
     /// Totals.
     pub counts: Counts,
+    /// Frames and payload that are alive, by stack.
+    pub census: Census,
 }
 
 impl Default for LiveSet {
@@ -123,6 +127,7 @@ impl LiveSet {
             returned: ReturnedMap::default(),
             sites: FreeSites::default(),
             counts: Counts::default(),
+            census: Census::default(),
         }
     }
 
@@ -139,7 +144,8 @@ impl LiveSet {
         }
     }
 
-    fn count_made(&mut self, kind: ObjectKind) {
+    fn count_made(&mut self, kind: ObjectKind, stack: u32, size: u64) {
+        self.census.made(kind, stack, size);
         match kind {
             ObjectKind::Frame => self.counts.frames_allocated += 1,
             ObjectKind::Packet => self.counts.packets_allocated += 1,
@@ -147,7 +153,8 @@ impl LiveSet {
         }
     }
 
-    fn count_gone(&mut self, kind: ObjectKind) {
+    fn count_gone(&mut self, kind: ObjectKind, stack: u32, size: u64) {
+        self.census.gone(kind, stack, size);
         match kind {
             ObjectKind::Frame => self.counts.frames_freed += 1,
             ObjectKind::Packet => self.counts.packets_freed += 1,
@@ -157,7 +164,7 @@ impl LiveSet {
 
     fn allocated(&mut self, event: Event, kind: ObjectKind, state: State) {
         self.counts.allocations += 1;
-        self.count_made(kind);
+        self.count_made(kind, event.stack, event.size);
         if kind.is_object() {
             self.sites.made(event.stack);
         }
@@ -173,7 +180,7 @@ impl LiveSet {
                 if old.stamp >= event.stamp {
                     // It is gone again: its free was drained first (a tombstone), or even the block after it.
                     if old.stamp > event.stamp {
-                        self.count_gone(kind);
+                        self.count_gone(kind, event.stack, event.size);
                         if kind.is_object() {
                             let tombstone = (old.state == State::Freed).then_some((old.stamp, old.stack));
                             if let Some((freed, stack)) =
@@ -193,7 +200,7 @@ impl LiveSet {
                     self.live += 1;
                 } else {
                     // The free between the two is still on its way, or was dropped.
-                    self.count_gone(old.kind);
+                    self.count_gone(old.kind, old.stack, old.size);
                     if old.kind.is_object() {
                         self.history.replaced(event.address, old.stamp, old.stack);
                     }
@@ -233,7 +240,7 @@ impl LiveSet {
                     self.history.freed_before(event.address, old.stamp, old.stack);
                 } else {
                     self.live -= 1;
-                    self.count_gone(old.kind);
+                    self.count_gone(old.kind, old.stack, old.size);
                     if old.kind.is_object() && !by_realloc {
                         self.sites.died(old.stack, event.stack, event.stamp - old.stamp);
                     }

@@ -2,7 +2,7 @@
 
 use super::folded::{self, Weight};
 use super::load::AnyReport;
-use super::{csv, flamegraph, json, junit, markdown, pprof, sarif};
+use super::{csv, flamegraph, html, json, junit, markdown, pprof, sarif};
 use crate::report::model::{Frame, Group};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// What a report can be written as, beside the text on the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
+    /// One self-contained page.
+    Html,
     /// `docs/report.schema.json`.
     Json,
     /// Gzipped `profile.proto`.
@@ -40,12 +42,22 @@ pub struct RenderOptions {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] =
-        [Self::Json, Self::Pprof, Self::Flamegraph, Self::Folded, Self::Csv, Self::Junit, Self::Sarif, Self::Markdown];
+    pub const ALL: [Self; 9] = [
+        Self::Html,
+        Self::Json,
+        Self::Pprof,
+        Self::Flamegraph,
+        Self::Folded,
+        Self::Csv,
+        Self::Junit,
+        Self::Sarif,
+        Self::Markdown,
+    ];
 
     /// As the command line names it, without the dashes.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Html => "html",
             Self::Json => "json",
             Self::Pprof => "pprof",
             Self::Flamegraph => "flamegraph",
@@ -60,6 +72,7 @@ impl Format {
     /// The usual end of a file's name, without the first dot.
     pub fn extension(self) -> &'static str {
         match self {
+            Self::Html => "html",
             Self::Json => "json",
             Self::Pprof => "pb.gz",
             Self::Flamegraph => "svg",
@@ -83,6 +96,7 @@ impl Format {
             options.weight.unwrap_or_else(|| Weight::fitting(groups))
         };
         match self {
+            Self::Html => html::html(report).into_bytes(),
             Self::Json => match report {
                 AnyReport::Process(report) => json::to_string(report).into_bytes(),
                 AnyReport::Run(run) => json::to_string(run).into_bytes(),

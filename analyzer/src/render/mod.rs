@@ -14,6 +14,7 @@ pub mod format;
 #[cfg(test)]
 mod golden;
 mod group;
+pub mod html;
 pub mod json;
 pub mod junit;
 pub mod load;

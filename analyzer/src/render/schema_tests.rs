@@ -51,6 +51,9 @@ fn every_field_is_required_or_known_to_be_optional_and_has_a_type() {
         "libav",
         "interior",
         "memory_reason",
+        "timeline",
+        "peak_frames",
+        "peak_payload",
         "build_id",
     ];
     let whole = serde_json::to_value(sample::full()).unwrap();

@@ -1,9 +1,11 @@
 //! What a report says beside its leak groups: headline, totals by class, what was observed, what was not seen.
 
-use super::flow::{Line, Page, width};
+use super::flow::{Line, Page, shorten, width};
+use super::stack::{name, own_frame};
 use super::style::Role;
 use super::units::{bytes, bytes_exact, seconds};
 use crate::report::model::{Class, Completeness, Group, Level, MemoryMeans, Observed, Report, Target, Totals, Verdict};
+use crate::report::timeline::{Peak, Timeline};
 use crate::report::verdict::blind_spots;
 use crate::report::words::{contents, counted, ended, grouped, listed, objects};
 
@@ -184,6 +186,10 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     facts.push(dropped(seen));
     facts.push(format!("over {}", seconds(report.target.duration_s)));
     labelled(page, "observed", facts);
+    if let Some(timeline) = &report.timeline {
+        let facts = peaks(page, timeline);
+        labelled(page, "peak", facts);
+    }
     let calls: Vec<String> =
         seen.calls.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {}", grouped(*n))).collect();
     if !calls.is_empty() {
@@ -203,6 +209,27 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
     }
     check.push(format!("took {}", seconds(report.check.duration_s)));
     labelled(page, "check", check);
+}
+
+/// `42 frames alive after 14 min`, `12 of them by decode_one`; the same of payload.
+fn peaks(page: &Page, timeline: &Timeline) -> Vec<String> {
+    let by = |peak: &Peak| {
+        let frame = own_frame(&peak.by_stack.first()?.stack)?;
+        Some(page.limit().map_or_else(|| name(frame), |limit| shorten(&name(frame), limit / 3)))
+    };
+    let mut facts = Vec::new();
+    if let Some(peak) = &timeline.peak_frames {
+        facts.push(format!("{} alive after {}", counted(peak.value, "frame"), seconds(peak.at_s)));
+        facts.extend(by(peak).map(|name| format!("{} of them by {name}", grouped(peak.by_stack[0].count))));
+    }
+    if let Some(peak) = &timeline.peak_payload {
+        facts.push(format!("{} of payload alive after {}", bytes(peak.value), seconds(peak.at_s)));
+        facts.extend(by(peak).map(|name| format!("{} of it by {name}", bytes(peak.by_stack[0].bytes))));
+    }
+    if facts.is_empty() {
+        facts.push("neither a frame nor payload lived long enough to be seen".to_string());
+    }
+    facts
 }
 
 fn labelled(page: &mut Page, label: &str, facts: Vec<String>) {

@@ -4,5 +4,6 @@ pub mod groups;
 pub mod model;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod timeline;
 pub mod verdict;
 pub mod words;

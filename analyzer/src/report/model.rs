@@ -35,6 +35,9 @@ pub struct Report {
     pub completeness: Completeness,
     /// How the check went.
     pub check: Check,
+    /// What was alive over the run; absent where it was not sampled.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timeline: Option<super::timeline::Timeline>,
     /// What `avleak run` exited with, and what decided it; absent in a bare preload's report.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<ExitStatus>,

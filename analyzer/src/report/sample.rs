@@ -2,6 +2,7 @@
 
 use super::groups::{self, GroupId};
 use super::model::*;
+use super::timeline::{Peak, PeakStack, Sample, Span, Timeline};
 use super::verdict;
 
 /// A frame of the program's own.
@@ -289,6 +290,7 @@ fn report(
         groups,
         completeness,
         check: Check { started: "2025-03-01T12:14:03Z".to_string(), duration_s: 0.21, stopped_ms: 12.4, scans: 1 },
+        timeline: None,
         exit: None,
     }
 }
@@ -375,6 +377,33 @@ pub(crate) fn inconclusive() -> Report {
     report(Level::Normal, Totals::default(), totals, vec![], observed, completeness)
 }
 
+/// 34 frames that gather over the run, on a floor of three.
+pub(crate) fn timeline() -> Timeline {
+    let samples = (0..12_u64).map(|at| {
+        let kept = 3 + at * 34 / 11;
+        let payload = |frames: u64| frames * 12_441_600;
+        Sample {
+            frames: Span { min: kept, max: kept + 5, last: kept + 1 },
+            blocks: Span { min: 400 + kept * 9, max: 3_000, last: 420 + kept * 9 },
+            payload_bytes: Span { min: payload(kept), max: payload(kept + 9), last: payload(kept + 8) },
+            allocations: 9_850 + at,
+            frees: 9_812,
+        }
+    });
+    let peak = |value, bytes| Peak {
+        value,
+        at_s: 839.5,
+        taken_at: value,
+        by_stack: vec![PeakStack { count: 42, bytes, stack: forgotten().stack }],
+    };
+    Timeline {
+        interval_s: 70.31,
+        samples: samples.collect(),
+        peak_frames: Some(peak(42, 42 * 440)),
+        peak_payload: Some(peak(46 * 12_441_600, 46 * 12_441_600)),
+    }
+}
+
 /// Every optional field present, nothing empty, and much not seen.
 pub(crate) fn full() -> Report {
     let mut report = leaking();
@@ -407,6 +436,7 @@ pub(crate) fn full() -> Report {
         ..plain_group()
     });
     report.groups.push(audio);
+    report.timeline = Some(timeline());
     groups::sort(&mut report.groups);
     let judged = verdict::verdict(report.level, &report.leaks, &report.observed, &report.completeness);
     (report.verdict, report.reason) = (judged.verdict, judged.reason);

@@ -16,6 +16,7 @@ use avleak_wire::young::Young;
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
+use super::timeline::Timeline;
 use super::types::StackTypes;
 use crate::live::{LiveSet, Pending};
 
@@ -57,6 +58,8 @@ pub struct Drained {
     pub calls: [u64; API_NAMES.len()],
     /// Seconds that producers waited for this analyzer.
     pub waited_s: f64,
+    /// What was alive over the run.
+    pub timeline: Timeline,
 }
 
 /// A running drain.
@@ -80,6 +83,7 @@ struct Worker {
     segment: Arc<Segment>,
     types: StackTypes,
     live: LiveSet,
+    timeline: Timeline,
     rings: Vec<Ring>,
     pending: Pending,
     /// When what is settled is looked for next.
@@ -99,6 +103,7 @@ impl Drain {
         let mut worker = Worker {
             types: StackTypes::new(segment.clone(), exe, root.as_deref()),
             live: LiveSet::new(),
+            timeline: Timeline::new(header.armed_monotonic_ns.load(Ordering::Relaxed)),
             rings: Vec::new(),
             pending: Pending::default(),
             settle_at: Instant::now(),
@@ -225,6 +230,7 @@ impl Worker {
             let done = Instant::now();
             self.settle_at = done + SETTLE_EVERY.max((done - begun) * SETTLE_SHARE);
         }
+        self.timeline.sample(clock::monotonic_ns(), &self.live);
         taken
     }
 
@@ -287,6 +293,7 @@ impl Worker {
             calls,
             waited_s: waited_ns as f64 / 1e9,
             live: self.live,
+            timeline: self.timeline,
             types: self.types,
             segment: self.segment,
         }

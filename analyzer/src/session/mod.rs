@@ -2,9 +2,11 @@
 //!
 //! * [`server`]: the socket where processes register. * [`segment`]: reading a segment without trusting it.
 //! * [`types`]: what each stack makes. * [`drain`]: the thread. * [`clock`]: stamps to seconds.
+//! * [`timeline`]: what was alive over the run.
 
 pub mod clock;
 pub mod drain;
 pub mod segment;
 pub mod server;
+pub mod timeline;
 pub mod types;
