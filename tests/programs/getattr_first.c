@@ -14,7 +14,7 @@ static void lose(void *unused)
     if (clean)
         av_frame_free(&frame);
     else
-        truth.frames++;
+        frame_will_be_lost(frame);
 }
 
 static void *thread(void *unused)

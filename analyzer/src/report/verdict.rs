@@ -1,8 +1,7 @@
 //! What a report concludes: which objects count, what the verdict is and why, and what `avleak run` exits with.
 //!
 //! **Architecture Invariant:** "clean" is said only when it was observed. Where nothing was seen, or something was lost on
-//! the way, the answer is "inconclusive"; where leaks were found all the same, it is "leaks" with a caveat, but for those that a lost
-//! event may explain.
+//! the way, the answer is "inconclusive"; where leaks were found all the same, it is "leaks" with a caveat.
 
 use super::model::{
     Class, Completeness, Ended, ExitStatus, Level, MemoryMeans, Observed, Report, RunReport, Totals, Verdict,
@@ -138,10 +137,7 @@ pub struct Judgement {
 /// The verdict over one process. `leaks` is what [`judge`] counted at `level`.
 pub fn verdict(level: Level, leaks: &Totals, observed: &Observed, completeness: &Completeness) -> Judgement {
     let blind: Vec<String> = blind_spots(observed, completeness).into_iter().map(|b| b.what).collect();
-    // Each lost event may have been the free of one object that is alive no more.
-    let doubtful = observed.events_dropped > 0 && leaks.blocks <= observed.events_dropped;
     let verdict = match (any(leaks), blind.is_empty()) {
-        (true, _) if doubtful => Verdict::Inconclusive,
         (true, _) => Verdict::Leaks,
         (false, true) => Verdict::Clean,
         (false, false) => Verdict::Inconclusive,
@@ -171,9 +167,6 @@ pub fn verdict(level: Level, leaks: &Totals, observed: &Observed, completeness: 
                 counted(observed.frames_allocated, "frame"),
                 grouped(observed.frames_freed)
             )
-        }
-        Verdict::Inconclusive if any(leaks) => {
-            format!("{}: may be lost, or freed unseen: {}", contents(leaks), listed(&blind))
         }
         Verdict::Inconclusive => format!("no leak was found, but not everything was seen: {}", listed(&blind)),
     };
