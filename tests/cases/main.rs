@@ -3,6 +3,7 @@
 mod errors;
 mod exits;
 mod ffmpeg;
+mod gate;
 mod loading;
 mod memory;
 mod nine;

@@ -11,16 +11,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use avleak_wire::layout::{self as wire, API_NAMES};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::address::TargetRange;
 use crate::graph::{Graph, formats};
 use crate::kind::ObjectKind;
 use crate::live::LiveBlock;
 use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
-use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target};
+use crate::report::model::{
+    Check, Class, Completeness, Ended, Group, Level, MemoryMeans, ModuleFile, Observed, Report, SCHEMA, Target,
+};
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
+use crate::symbols::Symbolizer;
 use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
@@ -169,6 +172,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     });
     let mut groups = found.groups;
     groups::sort(&mut groups);
+    let modules = module_files(&groups, &drained.types.symbolizer);
     let mut completeness = Completeness { memory_reason, hidden_libraries, ..completeness };
     // Symbols are read while groups are made: what could not be named is known only now.
     completeness.notes.extend(drained.types.symbolizer.notes());
@@ -202,7 +206,29 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             scans: u32::from(looked.is_some()),
         },
         exit: None,
+        modules,
+        gate: None,
     }
+}
+
+/// Where the modules of the groups' stacks lie: suppressions may name a path.
+fn module_files(groups: &[Group], symbolizer: &Symbolizer) -> Vec<ModuleFile> {
+    let named: FxHashSet<&str> =
+        groups.iter().flat_map(|group| &group.stack).filter_map(|frame| frame.module.as_deref()).collect();
+    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for module in symbolizer.modules() {
+        let Some(name) = module.name().filter(|name| named.contains(name.as_str())) else { continue };
+        let paths = files.entry(name).or_default();
+        let loaded = module.clean_path();
+        // Valgrind and LSan name the file that a link leads to. Where the target's root is another, there may be no such file here.
+        for path in [Some(loaded.to_path_buf()), std::fs::canonicalize(loaded).ok()].into_iter().flatten() {
+            let path = path.to_string_lossy().into_owned();
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+    }
+    files.into_iter().map(|(name, paths)| ModuleFile { name, paths }).collect()
 }
 
 fn time(time: SystemTime) -> String {

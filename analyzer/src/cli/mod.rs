@@ -1,5 +1,8 @@
 //! The command line: one file for each subcommand.
 
+pub mod baseline;
+pub mod diff;
+pub mod gate_options;
 pub mod preflight;
 pub mod report;
 pub mod run;
@@ -21,6 +24,8 @@ struct Arguments {
 enum Command {
     Run(run::RunArgs),
     Report(report::ReportArgs),
+    Baseline(baseline::BaselineArgs),
+    Diff(diff::DiffArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
 }
@@ -31,6 +36,8 @@ pub fn main() -> i32 {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Baseline(arguments) => baseline::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
     }
 }

@@ -1,6 +1,7 @@
 //! `avleak report FILE.json`: renders a stored report again.
 
-use crate::render::load;
+use super::gate_options::GateOptions;
+use crate::render::load::{self, AnyReport};
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
 use crate::report::verdict::EXIT_AVLEAK;
@@ -20,6 +21,9 @@ pub struct ReportArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
+    /// What is let through.
+    #[command(flatten)]
+    pub gate: GateOptions,
 }
 
 /// Runs the subcommand on this process's stdout and stderr; returns the exit status: 0 rendered, 2 an error.
@@ -28,21 +32,44 @@ pub fn run(args: &ReportArgs) -> i32 {
 }
 
 fn run_on(args: &ReportArgs, out: &mut (impl Write + AsFd + IsTerminal), err: &mut impl Write) -> i32 {
-    let problem = match load::load(&args.file) {
+    let problem = match judged(args) {
         Ok(report) => {
             let text = text::any(&report, &TextOptions::for_stream(args.color, args.all, out));
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-                Ok(()) => return 0,
+                Ok(()) => match generate(args, &report) {
+                    Ok(()) => return 0,
+                    Err(problem) => problem,
+                },
                 // `| head` has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
                 Err(error) => format!("cannot write to stdout: {}", crate::render::errno::name(&error)),
             }
         }
-        Err(error) => error.to_string(),
+        Err(problem) => problem,
     };
     // Where stderr is gone as well there is no one left to tell.
     let _ = writeln!(err, "avleak: {problem}");
     EXIT_AVLEAK
+}
+
+/// The report, judged anew where an option asks for it.
+fn judged(args: &ReportArgs) -> Result<AnyReport, String> {
+    let rules = args.gate.load_for_stored()?;
+    let mut report = load::load(&args.file).map_err(|error| error.to_string())?;
+    if let Some(rules) = rules {
+        match &mut report {
+            AnyReport::Process(report) => rules.apply_to_process(report, 1),
+            AnyReport::Run(run) => rules.apply_to_run(run, 1),
+        }
+    }
+    Ok(report)
+}
+
+fn generate(args: &ReportArgs, report: &AnyReport) -> Result<(), String> {
+    match report {
+        AnyReport::Process(report) => args.gate.generate([&**report]),
+        AnyReport::Run(run) => args.gate.generate(&run.processes),
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +81,12 @@ mod tests {
     use std::path::Path;
 
     fn report(file: &Path, out: &mut File) -> (i32, String) {
-        let args = ReportArgs { file: file.to_path_buf(), all: false, color: ColorChoice::Never };
+        let args = ReportArgs {
+            file: file.to_path_buf(),
+            all: false,
+            color: ColorChoice::Never,
+            gate: GateOptions::default(),
+        };
         let mut err = Vec::new();
         let code = run_on(&args, out, &mut err);
         (code, String::from_utf8(err).unwrap())

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select, unbounded};
 
+use super::gate_options::GateOptions;
 use super::preflight::{self, Preflight};
 use super::supervise::{Supervisor, SupervisorEvent};
 use super::watch::Watch;
+use crate::gate::apply::Rules;
 use crate::render::json;
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
@@ -46,6 +48,8 @@ pub struct RunArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: ColorChoice,
+    #[command(flatten)]
+    gate: GateOptions,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -95,6 +99,7 @@ fn say(line: &str) {
 
 fn run_command(args: &RunArgs) -> Result<i32, String> {
     let library = library()?;
+    let rules = args.gate.load().map_err(|line| format!("{line}; the command was not started"))?;
     let mut warned = false;
     let program = match preflight::judge(&args.command[0], std::env::var_os("PATH").as_deref()) {
         Preflight::Ok { path } => path,
@@ -106,7 +111,10 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         Preflight::Refused { message, .. } => return Err(message),
     };
     if let Some(file) = &args.json {
-        check_writable(file)?;
+        check_writable(file, "--json")?;
+    }
+    if let Some(file) = &args.gate.gen_suppressions {
+        check_writable(file, "--gen-suppressions")?;
     }
     let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
     let options = super::serve::Options::from_environment();
@@ -133,7 +141,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         .map_err(|error| error.to_string())?;
     let traced = tracer.as_ref().map_or_else(never, |tracer| tracer.events());
     let (ended, survivors) = follow(&mut watch, &supervisor, &server_events, traced, &socket);
-    let status = conclude(args, watch, ended, warned, &survivors);
+    let status = conclude(args, &rules, watch, ended, warned, &survivors);
     if let Some(tracer) = tracer {
         tracer.shut_down();
     }
@@ -267,6 +275,7 @@ fn follow(
 
 fn conclude(
     args: &RunArgs,
+    rules: &Rules,
     mut watch: Watch,
     ended: Option<Ended>,
     warned: bool,
@@ -278,7 +287,9 @@ fn conclude(
     let mut reports = std::mem::take(&mut watch.reports);
     reports.sort_by(|a, b| a.target.started.cmp(&b.target.started).then(a.target.pid.cmp(&b.target.pid)));
     let argv = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let gate = rules.apply(&mut reports);
     let mut run = verdict::sum_up(argv, ended, i32::from(args.error_exitcode), reports);
+    run.gate = gate;
     if !survivors.is_empty() && run.verdict == Verdict::Clean {
         run.verdict = Verdict::Inconclusive;
         run.reason = format!("{} outlived the command and had not used FFmpeg yet", survivors.join(", "));
@@ -287,6 +298,7 @@ fn conclude(
     }
     if let [only] = &mut run.processes[..] {
         only.exit = Some(run.exit.clone());
+        only.gate.clone_from(&run.gate);
     }
     // Who was warned that nothing would be seen needs no report of that.
     if !(args.quiet || warned && run.processes.is_empty()) {
@@ -300,15 +312,14 @@ fn conclude(
             let _ = stderr.lock().write_all(text.as_bytes());
         }
     }
-    if let Some(file) = &args.json {
-        write(file, &run).map_err(|error| error.to_string()).or_else(|line| match ended {
+    let written = args.json.as_ref().map_or(Ok(()), |file| write(file, &run).map_err(|error| error.to_string()));
+    for done in [written, args.gate.generate(&run.processes)] {
+        match (done, ended) {
+            (Ok(()), _) => (),
             // The program's own failure comes first; the line is said all the same.
-            Some(Ended::Exit(1..) | Ended::Signal(_)) => {
-                say(&line);
-                Ok(())
-            }
-            _ => Err(line),
-        })?;
+            (Err(line), Some(Ended::Exit(1..) | Ended::Signal(_))) => say(&line),
+            (Err(line), _) => return Err(line),
+        }
     }
     Ok(run.exit.code)
 }
@@ -321,14 +332,14 @@ fn write(file: &Path, run: &RunReport) -> Result<(), json::WriteError> {
 }
 
 /// A report that cannot be written is better known before an hour of tests than after.
-fn check_writable(file: &Path) -> Result<(), String> {
+fn check_writable(file: &Path, option: &str) -> Result<(), String> {
     if file == Path::new("-") {
         return Ok(());
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if file.is_dir() {
         return Err(format!(
-            "cannot write the report {}: EISDIR (name a file in it with --json); the command was not started",
+            "cannot write {}: EISDIR (name a file in it with {option}); the command was not started",
             file.display()
         ));
     }
@@ -336,7 +347,7 @@ fn check_writable(file: &Path) -> Result<(), String> {
     rustix::fs::access(target, rustix::fs::Access::WRITE_OK).map_err(|errno| {
         let error = std::io::Error::from(errno);
         format!(
-            "cannot write the report {}: {} in {} (create the folder, or name another with --json); the command was not started",
+            "cannot write {}: {} in {} (create the folder, or name another with {option}); the command was not started",
             file.display(),
             crate::render::errno::name(&error),
             folder.display()

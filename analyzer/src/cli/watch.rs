@@ -335,5 +335,7 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
         },
         check: Check::default(),
         exit: None,
+        modules: Vec::new(),
+        gate: None,
     }
 }

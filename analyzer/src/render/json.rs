@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A report that could not be written. Nothing half-written was left behind.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write report {}: {} ({})", .path.display(), errno::name(.source), remedy(.source))]
+#[error("cannot write {}: {} ({})", .path.display(), errno::name(.source), remedy(.source))]
 pub struct WriteError {
     /// Where it was to go.
     pub path: PathBuf,
@@ -56,6 +56,14 @@ pub fn to_string(report: &impl Serialize) -> String {
 /// Names path, errno and remedy; the old file, if any, is then as it was, and no other file is left.
 pub fn write(path: &Path, report: &impl Serialize) -> Result<(), WriteError> {
     let text = to_string(report);
+    write_bytes(path, text.as_bytes()).map_err(|source| WriteError { path: path.to_path_buf(), source })
+}
+
+/// Writes a text as [`write`] writes a report.
+///
+/// # Errors
+/// As there.
+pub fn write_text(path: &Path, text: &str) -> Result<(), WriteError> {
     write_bytes(path, text.as_bytes()).map_err(|source| WriteError { path: path.to_path_buf(), source })
 }
 

@@ -1,5 +1,6 @@
 //! The report model: the one thing that every rendering reads. Its JSON form is `docs/report.schema.json`.
 
+use super::gated::{Gate, InBaseline};
 use serde::{Deserialize, Serialize};
 
 /// `schema` of every report written by this version: name, slash, major.
@@ -35,6 +36,21 @@ pub struct Report {
     /// What `avleak run` exited with, and what decided it; absent in a bare preload's report.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<ExitStatus>,
+    /// Where the modules of the groups' stacks lie.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub modules: Vec<ModuleFile>,
+    /// What suppressions and a baseline let through; absent where nothing was, and no file was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gate: Option<Gate>,
+}
+
+/// A module of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleFile {
+    /// As stack frames name it.
+    pub name: String,
+    /// Its path as the process loaded it, then where links lead from there, if elsewhere.
+    pub paths: Vec<String>,
 }
 
 /// What was found.
@@ -236,6 +252,12 @@ pub struct Group {
     pub refs: Vec<RefHolder>,
     /// What holds a reachable, possibly or indirectly lost object: from the root or outermost holder down, one example.
     pub held_by: Vec<Holder>,
+    /// The suppression that lets it through: then it does not count, `leak` is false.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub suppressed_by: Option<String>,
+    /// What the baseline says of it, where there is one: if it is known, `leak` is false.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub baseline: Option<InBaseline>,
 }
 
 /// One frame of a stack.
@@ -375,6 +397,9 @@ pub struct RunReport {
     pub leaks: Totals,
     /// Each process that used FFmpeg.
     pub processes: Vec<Report>,
+    /// What suppressions and a baseline let through in all of them; absent where nothing was, and no file was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gate: Option<Gate>,
 }
 
 /// What `avleak run` exits with.

@@ -78,6 +78,11 @@ impl Symbolizer {
         self.modules.get(&index)
     }
 
+    /// All modules that are known, in no order.
+    pub fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.modules.values()
+    }
+
     /// This frame is libavleak.so's own and belongs in no report.
     pub fn is_own_frame(&self, module: Option<u32>) -> bool {
         module.and_then(|m| self.modules.get(&m)).is_some_and(Module::is_own)
