@@ -194,7 +194,8 @@ impl Baseline {
             let pairs = kinship::pair(&kin(&gone, &old.groups), &kin(&new, &self.groups));
             if let Some(tables) = document.get_mut("group").and_then(Item::as_table_mut) {
                 for (from, to) in pairs {
-                    if let Some(table) = tables.remove(&gone[from]) {
+                    // The old one stays unwritten; to take it out would move all behind it.
+                    if let Some(table) = tables.get(&gone[from]).cloned() {
                         tables.insert(&new[to], table);
                     }
                 }
@@ -213,17 +214,14 @@ impl Baseline {
                 key.leaf_decor_mut().set_prefix(HEAD);
             }
         }
-        let mut old = match document.remove("group") {
+        let old = match document.remove("group") {
             Some(Item::Table(table)) => table,
             _ => Table::new(),
         };
         let mut tables = Table::new();
         tables.set_implicit(true);
         for (position, (id, entry)) in (1..).zip(&self.groups) {
-            let mut table = match old.remove(id) {
-                Some(Item::Table(table)) => table,
-                _ => Table::new(),
-            };
+            let mut table = old.get(id).and_then(Item::as_table).cloned().unwrap_or_default();
             let mut stack = Array::new();
             for label in &entry.kin.stack {
                 let mut label = Value::from(label.as_str());

@@ -2,16 +2,17 @@
 //!
 //! An id is made of build ids and addresses: it outlives a new run and another machine, not a new build. What outlives a build
 //! is the names. Two groups are kin if their objects have the same type, the innermost function of the program's own and its
-//! source file are the same, and at least [`ALIKE`] of the functions and files of their stacks are, in order. Line numbers
-//! and offsets do not matter. Where that innermost own function has no name nothing is kin: FFmpeg's and the C library's
-//! functions alone look alike in different leaks. A function that was renamed is a new one.
+//! source file are the same, and the functions and files of the one stack are all in the other's, in order, where what they
+//! share is at least [`ALIKE`] of both. Line numbers and offsets do not matter, and calls may have been put between or taken
+//! out. Where a function stands instead of another it is another leak, however much the stacks share: those of a helper that
+//! makes frames for everybody are the same but for one. Where the innermost own function has no name nothing is kin. A
+//! function that was renamed is a new one.
 
 use crate::render::stack::{name, own_frame};
 use crate::report::model::{Frame, Group};
 use rustc_hash::FxHashMap;
 
-/// The share of a stack's frames that must be found in the other's, in the same order (Dice's coefficient over the longest common
-/// subsequence).
+/// What share of both stacks the common frames must be (Dice's coefficient).
 pub const ALIKE: f64 = 0.6;
 /// Frames that are compared, from the innermost.
 pub const DEPTH: usize = 32;
@@ -137,7 +138,7 @@ fn equal(left: &[Kin], right: &[Kin], ours: &mut Vec<usize>, theirs: &mut Vec<us
     }
 }
 
-/// 0: nothing in common, 1: equal.
+/// 0: each has a frame that the other has not; 1: equal; between: one is the other with frames put in.
 fn alike(one: &[String], other: &[String]) -> f64 {
     let mut best = vec![0_usize; other.len() + 1];
     for a in one {
@@ -148,8 +149,8 @@ fn alike(one: &[String], other: &[String]) -> f64 {
             diagonal = above;
         }
     }
-    let total = one.len() + other.len();
-    if total == 0 { 0.0 } else { 2.0 * best[other.len()] as f64 / total as f64 }
+    let (common, total) = (best[other.len()], one.len() + other.len());
+    if common == 0 || common < one.len().min(other.len()) { 0.0 } else { 2.0 * common as f64 / total as f64 }
 }
 
 #[cfg(test)]
@@ -200,6 +201,8 @@ mod tests {
         assert_eq!(pairs(leak("take", 1, &["main"]), leak("taken", 1, &["main"])), 0, "another function");
         let other = ["a", "b", "c", "d", "e", "f"];
         assert_eq!(pairs(leak("take", 1, &["u", "v", "w", "x", "y", "z"]), leak("take", 1, &other)), 0, "another way");
+        let one_of_many = |place: &str| leak("make_frame", 1, &["fill", place, "hide", "run", "main"]);
+        assert_eq!(pairs(one_of_many("first"), one_of_many("second")), 0, "another user of the same helper");
         let packet = Kin { object: "AVPacket".into(), ..leak("take", 1, &["main"]) };
         assert_eq!(pairs(leak("take", 1, &["main"]), packet), 0, "another object");
         let bare = || kin(vec![Frame { module: Some("server".into()), offset: 0x12a4, ..Frame::default() }]);
@@ -208,11 +211,12 @@ mod tests {
 
     #[test]
     fn the_most_alike_are_paired() {
-        let far = leak("take", 5, &["p", "q", "r", "main"]);
-        let near = leak("take", 6, &["p", "q", "s", "main"]);
+        let far = leak("take", 6, &["p", "main"]);
+        let near = leak("take", 6, &["p", "q", "main"]);
         let exact = leak("take", 5, &["p", "q", "r", "main"]);
-        assert_eq!(pair(&[near.clone(), far.clone()], &[exact]), [(1, 0)]);
-        assert_eq!(pair(&[near], &[far]), [(0, 0)]);
+        assert_eq!(pair(&[far.clone(), near.clone(), exact.clone()], std::slice::from_ref(&exact)), [(2, 0)]);
+        assert_eq!(pair(&[far.clone(), near], std::slice::from_ref(&exact)), [(1, 0)]);
+        assert_eq!(pair(&[far], &[exact]), [(0, 0)]);
         assert_eq!(pair(&[], &[Kin::default()]), []);
     }
 

@@ -41,9 +41,14 @@ impl Columns {
     /// One for each pattern.
     pub fn new(suppressions: &Suppressions) -> Self {
         let mut patterns = Vec::new();
-        let mut add = |pattern| {
-            patterns.push(pattern);
-            Some(patterns.len() - 1)
+        let mut known: FxHashMap<String, usize> = FxHashMap::default();
+        // Generated files say `fun:main` in every entry.
+        let mut add = |pattern: FrameOrName| {
+            let column = *known.entry(format!("{pattern:?}")).or_insert_with(|| {
+                patterns.push(pattern);
+                patterns.len() - 1
+            });
+            Some(column)
         };
         let of = suppressions
             .list
