@@ -138,18 +138,18 @@ fn other_levels_are_noted() {
     assert!(diff.notes[0].contains("the levels differ (normal and strict)"), "{:?}", diff.notes);
 }
 
-/// 100,000 groups, half of them moved, take a time that nobody notices: this test would hang if they took their square.
+/// Many groups, half of them moved: this test would hang if they took their square.
 #[test]
-fn a_hundred_thousand_groups() {
+fn many_groups() {
     let many = |shift: u32| {
         let mut report = sample::leaking();
         let group = report.groups[0].clone();
-        report.groups = (0..100_000_u32)
+        report.groups = (0..40_000_u32)
             .map(|i| {
                 let mut group = group.clone();
                 let moved = if i % 2 == 0 { shift } else { 0 };
                 group.id = format!("{:016x}", u64::from(i) << 8 | u64::from(moved));
-                group.stack[1].function = Some(format!("f{}", i % 50_000));
+                group.stack[1].function = Some(format!("f{}", i % 20_000));
                 group.stack[1].line = Some(i + moved + 1);
                 group
             })
@@ -157,5 +157,5 @@ fn a_hundred_thousand_groups() {
         one(report)
     };
     let diff = of(&many(0), &many(1));
-    assert_eq!((diff.summary.same, diff.summary.moved), (100_000, 50_000));
+    assert_eq!((diff.summary.same, diff.summary.moved), (40_000, 20_000));
 }

@@ -56,7 +56,7 @@ pub(super) fn write(page: &mut Page, gate: Option<&Gate>, indent: usize, blank: 
         let numbers = [(baseline.new, "new"), (baseline.grown, "grown"), (baseline.moved, "of the known moved")];
         parts.extend(numbers.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", grouped(*n))));
         let line =
-            Line::of(Role::Strong, "baseline").and(Role::Plain, format!("  {}: {}", baseline.path, listed(&parts)));
+            Line::of(Role::Strong, "baseline").and(Role::Plain, format!("  {}: {}", baseline.path, parts.join(", ")));
         page.words(indent, indent + 2, &line);
         if !baseline.gone.is_empty() {
             let mut gone: Vec<String> = baseline
