@@ -59,7 +59,7 @@ impl Rules {
             judge(report, gate);
             groups::sort(&mut report.groups);
         }
-        let mut whole = gates.iter().fold(Gate::default(), |whole, gate| together(whole, gate));
+        let mut whole = gates.iter().fold(Gate::default(), together);
         whole.baseline = summary;
         if let Some(suppressions) = &self.suppressions {
             whole.unused.append(&mut unused);

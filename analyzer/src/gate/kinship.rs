@@ -73,16 +73,19 @@ fn has_name(label: &str) -> bool {
     label.contains(" in ")
 }
 
+/// Groups of one object and one innermost own function: indexes into both sides.
+type Room = (Vec<usize>, Vec<usize>);
+
 /// Pairs of kin, as indexes into `left` and `right`; each at most once, the most alike first.
 pub fn pair(left: &[Kin], right: &[Kin]) -> Vec<(usize, usize)> {
-    let mut rooms: FxHashMap<(&str, &str), (Vec<usize>, Vec<usize>)> = FxHashMap::default();
+    let mut rooms: FxHashMap<(&str, &str), Room> = FxHashMap::default();
     for (at, kin) in left.iter().enumerate().filter(|(_, kin)| has_name(&kin.at)) {
         rooms.entry((&kin.object, token(&kin.at))).or_default().0.push(at);
     }
     for (at, kin) in right.iter().enumerate().filter(|(_, kin)| has_name(&kin.at)) {
         rooms.entry((&kin.object, token(&kin.at))).or_default().1.push(at);
     }
-    let mut rooms: Vec<(Vec<usize>, Vec<usize>)> =
+    let mut rooms: Vec<Room> =
         rooms.into_values().filter(|(left, right)| !left.is_empty() && !right.is_empty()).collect();
     rooms.sort();
     let mut pairs = Vec::new();
