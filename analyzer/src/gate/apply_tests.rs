@@ -129,6 +129,15 @@ fn buffers_that_another_group_pins_stay_pinned() {
     report.leaks.pinned_bytes = 30 * 12_441_600;
     let gate = suppressions("leak:^cache::").apply(std::slice::from_mut(&mut report)).unwrap();
     assert_eq!((report.leaks.pinned_bytes, gate.suppressed.pinned_bytes), (30 * 12_441_600, 0));
+    // Two groups that remain share them as well: no more is pinned than there was.
+    let mut report = sample::leaking();
+    let mut twin = report.groups[0].clone();
+    twin.id = "00000000000000aa".into();
+    report.groups.push(twin);
+    report.leaks = verdict::add(report.leaks, &Totals { frames: 30, blocks: 30, bytes: 30 * 440, ..Totals::default() });
+    report.leaks.pinned_bytes = 30 * 12_441_600;
+    suppressions("leak:^cache::").apply(std::slice::from_mut(&mut report));
+    assert_eq!((report.leaks.frames, report.leaks.pinned_bytes), (60, 30 * 12_441_600));
 }
 
 #[test]

@@ -37,7 +37,9 @@ fn the_most_of_several_runs_counts_and_processes_of_one_run_are_summed() {
     let mut less = sample::leaking();
     less.groups[0].count = 3;
     let id = less.groups[0].id.clone();
-    let reports = [less, sample::leaking()].map(|report| AnyReport::Process(Box::new(report)));
+    let mut reports = [less, sample::leaking()].map(|report| AnyReport::Process(Box::new(report)));
+    assert_eq!(Baseline::of(&reports).groups[&id].count, 30);
+    reports.reverse();
     assert_eq!(Baseline::of(&reports).groups[&id].count, 30);
     let twice =
         crate::report::verdict::sum_up(vec!["make".into()], None, 1, vec![sample::leaking(), sample::leaking()]);
