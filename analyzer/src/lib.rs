@@ -10,6 +10,7 @@
 pub mod address;
 pub mod check;
 pub mod cli;
+pub mod gate;
 pub mod graph;
 pub mod kind;
 pub mod live;

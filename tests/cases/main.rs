@@ -7,6 +7,7 @@ mod errors;
 mod exits;
 mod ffmpeg;
 mod formats;
+mod gate;
 mod html;
 mod loading;
 mod memory;

@@ -302,6 +302,8 @@ impl Maker<'_> {
             refs: self.ref_holders(&buffers, members),
             held_by: self.held_by(members),
             stack: self.stacks.named(stack).to_vec(),
+            suppressed_by: None,
+            baseline: None,
         }
     }
 

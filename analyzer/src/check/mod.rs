@@ -208,9 +208,11 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         },
         timeline,
         exit: None,
+        gate: None,
     }
 }
 
+/// Where the modules of the groups' stacks lie: suppressions may name a path.
 fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }

@@ -13,8 +13,19 @@ pub fn in_stacks<'a>(groups: &[Group], modules: impl Iterator<Item = &'a Module>
         .filter_map(|module| {
             let name = module.name().filter(|name| names.contains(name.as_str()))?;
             let path = module.clean_path().to_string_lossy().into_owned();
+            // Valgrind and LSan name the file that a link leads to. Where the target's root is another, there may be no such file here.
+            let real = std::fs::canonicalize(module.clean_path()).ok().map(|real| real.to_string_lossy().into_owned());
+            let real_path = real.filter(|real| *real != path);
             let (start, end) = (module.range.start, module.range.end);
-            Some(model::Module { name, path, build_id: hex(&module.build_id), start, end, bias: module.base })
+            Some(model::Module {
+                name,
+                path,
+                real_path,
+                build_id: hex(&module.build_id),
+                start,
+                end,
+                bias: module.base,
+            })
         })
         .collect();
     found.sort_by_key(|module| module.start);

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::gate_options::GateOptions;
 use super::observe::{Order, observe, say};
 use super::outputs::{self, Outputs};
 use super::python::PythonArgs;
@@ -51,6 +52,8 @@ pub struct CiArgs {
     #[command(flatten)]
     python: PythonArgs,
     #[command(flatten)]
+    gate: GateOptions,
+    #[command(flatten)]
     outputs: Outputs,
     /// The test command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -93,7 +96,8 @@ pub fn run(args: &CiArgs) -> i32 {
 }
 
 fn run_command(args: &CiArgs) -> Result<i32, String> {
-    let checked = args.outputs.check().and_then(|()| match &args.code_quality {
+    let rules = args.gate.load().map_err(|line| format!("{line}; the command was not started"))?;
+    let checked = args.outputs.check().and_then(|()| args.gate.check()).and_then(|()| match &args.code_quality {
         Some(file) => outputs::check_writable("code-quality", file),
         None => Ok(()),
     });
@@ -102,7 +106,7 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
     // A progress bar would stand between the lines of the tests.
     let order = Order { command: &args.command, level: args.level.into(), quiet: true, python: args.python };
     let observation = observe(&order)?;
-    let mut report = observation.sum_up(&args.command, i32::from(args.error_exitcode));
+    let mut report = observation.sum_up(&args.command, &rules, i32::from(args.error_exitcode));
     if allowed(&report, args.allow_inconclusive, args.require_ffmpeg) {
         report.exit.code = 0;
         if let [only] = &mut report.processes[..] {
@@ -163,6 +167,7 @@ fn show(args: &CiArgs, report: RunReport, service: &Service) -> Vec<String> {
         None if service.gitlab => quality(&root.join("gl-code-quality-report.json")).unwrap_or_else(|line| say(&line)),
         None => (),
     }
+    failed.extend(args.gate.generate(&report.processes).err());
     failed.extend(args.outputs.write(&run::document(report)).iter().map(ToString::to_string));
     failed
 }

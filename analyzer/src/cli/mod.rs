@@ -1,6 +1,9 @@
 //! The command line: one file for each subcommand.
 
+pub mod baseline;
 pub mod ci;
+pub mod diff;
+pub mod gate_options;
 mod observe;
 pub mod outputs;
 pub mod preflight;
@@ -26,6 +29,8 @@ enum Command {
     Run(run::RunArgs),
     Ci(ci::CiArgs),
     Report(report::ReportArgs),
+    Baseline(baseline::BaselineArgs),
+    Diff(diff::DiffArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
 }
@@ -37,6 +42,8 @@ pub fn main() -> i32 {
         Command::Run(arguments) => run::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Baseline(arguments) => baseline::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
     }
 }

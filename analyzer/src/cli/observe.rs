@@ -16,6 +16,7 @@ use super::preflight::{self, Preflight};
 use super::python::{self, PythonArgs};
 use super::supervise::{Supervisor, SupervisorEvent};
 use super::watch::Watch;
+use crate::gate::apply::Rules;
 use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
 use crate::report::verdict;
 use crate::session::server;
@@ -56,10 +57,12 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// The report over the command and all its processes. `error_exitcode`: the exit status for leaks.
-    pub fn sum_up(self, command: &[OsString], error_exitcode: i32) -> RunReport {
+    /// The report over the command and all its processes. `rules`: what the verdict lets through; `error_exitcode`: the exit status for leaks.
+    pub fn sum_up(mut self, command: &[OsString], rules: &Rules, error_exitcode: i32) -> RunReport {
         let argv = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let gate = rules.apply(&mut self.reports);
         let mut run = verdict::sum_up(argv, self.ended, error_exitcode, self.reports);
+        run.gate = gate;
         if !self.survivors.is_empty() && run.verdict == Verdict::Clean {
             run.verdict = Verdict::Inconclusive;
             run.reason = format!("{} outlived the command and had not used FFmpeg yet", self.survivors.join(", "));
@@ -68,6 +71,7 @@ impl Observation {
         }
         if let [only] = &mut run.processes[..] {
             only.exit = Some(run.exit.clone());
+            only.gate.clone_from(&run.gate);
         }
         run
     }

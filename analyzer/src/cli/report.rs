@@ -1,5 +1,6 @@
 //! `avleak report FILE.json`: renders a stored report again, as text or as files of other formats.
 
+use super::gate_options::GateOptions;
 use super::outputs::Outputs;
 use crate::render::file::WriteError;
 use crate::render::load::{self, AnyReport};
@@ -22,6 +23,9 @@ pub struct ReportArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
+    /// What is let through.
+    #[command(flatten)]
+    pub gate: GateOptions,
     /// Where files are asked for, no text is written
     #[command(flatten)]
     pub outputs: Outputs,
@@ -33,11 +37,11 @@ pub fn run(args: &ReportArgs) -> i32 {
 }
 
 fn run_on(args: &ReportArgs, out: &mut (impl Write + AsFd + IsTerminal), err: &mut impl Write) -> i32 {
-    let problems = match args.outputs.check().map_err(|error| error.to_string()).and_then(|()| loaded(args)) {
+    let problems = match args.outputs.check().map_err(|error| error.to_string()).and_then(|()| judged(args)) {
         Ok(report) if args.outputs.wanted().is_empty() => {
             let text = text::any(&report, &TextOptions::for_stream(args.color, args.all, out));
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-                Ok(()) => return 0,
+                Ok(()) => generate(args, &report).err().into_iter().collect(),
                 // `| head` has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
                 Err(error) => vec![format!("cannot write to stdout: {}", crate::render::errno::name(&error))],
@@ -46,7 +50,9 @@ fn run_on(args: &ReportArgs, out: &mut (impl Write + AsFd + IsTerminal), err: &m
         Ok(report) => {
             let gone = |error: &WriteError| error.source.kind() == io::ErrorKind::BrokenPipe;
             let errors = args.outputs.write(&report);
-            errors.iter().filter(|error| !gone(error)).map(ToString::to_string).collect()
+            let mut lines: Vec<String> = errors.iter().filter(|error| !gone(error)).map(ToString::to_string).collect();
+            lines.extend(generate(args, &report).err());
+            lines
         }
         Err(error) => vec![error],
     };
@@ -57,8 +63,24 @@ fn run_on(args: &ReportArgs, out: &mut (impl Write + AsFd + IsTerminal), err: &m
     if problems.is_empty() { 0 } else { EXIT_AVLEAK }
 }
 
-fn loaded(args: &ReportArgs) -> Result<AnyReport, String> {
-    load::load(&args.file).map_err(|error| error.to_string())
+/// The report, judged anew where an option asks for it.
+fn judged(args: &ReportArgs) -> Result<AnyReport, String> {
+    let rules = args.gate.load_for_stored()?;
+    let mut report = load::load(&args.file).map_err(|error| error.to_string())?;
+    if let Some(rules) = rules {
+        match &mut report {
+            AnyReport::Process(report) => rules.apply_to_process(report, 1),
+            AnyReport::Run(run) => rules.apply_to_run(run, 1),
+        }
+    }
+    Ok(report)
+}
+
+fn generate(args: &ReportArgs, report: &AnyReport) -> Result<(), String> {
+    match report {
+        AnyReport::Process(report) => args.gate.generate([&**report]),
+        AnyReport::Run(run) => args.gate.generate(&run.processes),
+    }
 }
 
 #[cfg(test)]
@@ -70,8 +92,13 @@ mod tests {
     use std::path::Path;
 
     fn report(file: &Path, out: &mut File) -> (i32, String) {
-        let args =
-            ReportArgs { file: file.to_path_buf(), all: false, color: ColorChoice::Never, outputs: Outputs::default() };
+        let args = ReportArgs {
+            file: file.to_path_buf(),
+            all: false,
+            color: ColorChoice::Never,
+            gate: GateOptions::default(),
+            outputs: Outputs::default(),
+        };
         let mut err = Vec::new();
         let code = run_on(&args, out, &mut err);
         (code, String::from_utf8(err).unwrap())

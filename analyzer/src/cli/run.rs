@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
+use super::gate_options::GateOptions;
 use super::observe::{Observation, Order, observe, say};
 use super::outputs::Outputs;
 use super::python::PythonArgs;
+use crate::gate::apply::Rules;
 use crate::render::load::AnyReport;
 use crate::render::style::ColorChoice;
 use crate::render::text::{self, TextOptions};
@@ -36,6 +38,8 @@ pub struct RunArgs {
     color: ColorChoice,
     #[command(flatten)]
     python: PythonArgs,
+    #[command(flatten)]
+    gate: GateOptions,
     #[command(flatten)]
     outputs: Outputs,
     /// The command and its arguments
@@ -74,13 +78,15 @@ pub fn run(args: &RunArgs) -> i32 {
 
 fn run_command(args: &RunArgs) -> Result<i32, String> {
     args.outputs.check().map_err(|error| format!("{error}; the command was not started"))?;
+    let rules = args.gate.load().map_err(|line| format!("{line}; the command was not started"))?;
+    args.gate.check().map_err(|error| format!("{error}; the command was not started"))?;
     let order = Order { command: &args.command, level: args.level.into(), quiet: args.quiet, python: args.python };
-    conclude(args, observe(&order)?)
+    conclude(args, &rules, observe(&order)?)
 }
 
-fn conclude(args: &RunArgs, observation: Observation) -> Result<i32, String> {
+fn conclude(args: &RunArgs, rules: &Rules, observation: Observation) -> Result<i32, String> {
     let (ended, warned) = (observation.ended, observation.warned);
-    let run = observation.sum_up(&args.command, i32::from(args.error_exitcode));
+    let run = observation.sum_up(&args.command, rules, i32::from(args.error_exitcode));
     // Who was warned that nothing would be seen needs no report of that.
     if !(args.quiet || warned && run.processes.is_empty()) {
         let stderr = std::io::stderr();
@@ -94,7 +100,9 @@ fn conclude(args: &RunArgs, observation: Observation) -> Result<i32, String> {
         }
     }
     let code = run.exit.code;
-    let lines: Vec<String> = args.outputs.write(&document(run)).iter().map(ToString::to_string).collect();
+    let suppressions = args.gate.generate(&run.processes);
+    let mut lines: Vec<String> = args.outputs.write(&document(run)).iter().map(ToString::to_string).collect();
+    lines.extend(suppressions.err());
     match ended {
         // The program's own failure comes first; the lines are said all the same.
         Some(Ended::Exit(1..) | Ended::Signal(_)) => lines.iter().for_each(|line| say(line)),

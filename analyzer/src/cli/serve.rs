@@ -10,6 +10,7 @@ use std::time::Duration;
 use avleak_wire::options::{self, KEYS};
 use crossbeam_channel::{never, select, unbounded};
 
+use super::gate_options::GateOptions;
 use super::watch::Watch;
 use crate::render::json;
 use crate::report::model::{Level, Report, Verdict};
@@ -125,6 +126,12 @@ pub fn run(args: &ServeArgs) -> i32 {
     }
     for line in &watch.refusals {
         say(line);
+    }
+    // A bare preload has no option for files; what avleak brings along holds here too.
+    if let Ok(rules) = GateOptions::default().load() {
+        for report in &mut watch.reports {
+            rules.apply_to_process(report, 1);
+        }
     }
     let status = watch.reports.iter().map(|report| leave(report, &options)).max().unwrap_or(0);
     if let Some(tracer) = tracer {

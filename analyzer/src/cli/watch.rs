@@ -337,5 +337,6 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
         check: Check::default(),
         timeline: None,
         exit: None,
+        gate: None,
     }
 }

@@ -26,6 +26,7 @@ pub(super) fn write(page: &mut Page, number: usize, group: &Group, duration_s: f
             .and(role, format!("{} {}", objects(group.count, &group.object), group.class.phrase()))
     };
     page.flow(0, LABEL, " · ", &pieces);
+    super::gate::of_group(page, LABEL, group);
 
     page.line(LABEL, &Line::of(Role::Strong, "allocated at"));
     stack::write(page, DETAIL, &group.stack, all);

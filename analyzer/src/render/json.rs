@@ -26,6 +26,14 @@ pub fn write(path: &Path, report: &impl Serialize) -> Result<(), WriteError> {
     file::write(path, to_string(report).as_bytes())
 }
 
+/// Writes a text as [`write`] writes a report.
+///
+/// # Errors
+/// As there.
+pub fn write_text(path: &Path, text: &str) -> Result<(), WriteError> {
+    file::write(path, text.as_bytes())
+}
+
 #[cfg(test)]
 #[path = "json_tests.rs"]
 mod tests;

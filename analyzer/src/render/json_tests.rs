@@ -94,7 +94,7 @@ fn every_failure_is_one_line_with_path_errno_and_remedy() {
     ];
     for (path, number, help) in cases {
         let error = write(&path, &sample::clean()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot write report {}: {number} (", path.display())), "{error}");
+        assert!(error.starts_with(&format!("cannot write {}: {number} (", path.display())), "{error}");
         assert!(error.contains(help) && !error.contains('\n'), "{error}");
     }
     assert_eq!(entries(folder.path()), ["file"]);

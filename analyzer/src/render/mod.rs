@@ -5,12 +5,14 @@
 mod brief;
 pub mod ci;
 pub mod csv;
+pub mod diff;
 pub mod errno;
 pub mod file;
 pub mod flamegraph;
 mod flow;
 pub mod folded;
 pub mod format;
+mod gate;
 #[cfg(test)]
 mod golden;
 mod group;
@@ -25,7 +27,7 @@ pub mod progress;
 pub mod sarif;
 #[cfg(test)]
 mod schema_tests;
-mod stack;
+pub(crate) mod stack;
 pub mod style;
 mod summary;
 pub mod text;

@@ -54,7 +54,7 @@ pub(super) fn whose(frame: &Frame) -> Whose {
 }
 
 /// The innermost frame of the program's own: whom the line in question belongs to.
-pub(super) fn own_frame(stack: &[Frame]) -> Option<&Frame> {
+pub(crate) fn own_frame(stack: &[Frame]) -> Option<&Frame> {
     stack.iter().find(|frame| whose(frame) == Whose::Own)
 }
 
@@ -64,7 +64,7 @@ pub(super) fn own_frames(stack: &[Frame]) -> impl Iterator<Item = &Frame> {
 }
 
 /// The function's name, or where it lies for want of one.
-pub(super) fn name(frame: &Frame) -> String {
+pub(crate) fn name(frame: &Frame) -> String {
     match &frame.function {
         Some(function) => function.clone(),
         None => module_offset(frame),

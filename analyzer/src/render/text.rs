@@ -1,10 +1,10 @@
 //! The terminal report: a verdict first, then each leak group, then what stands behind the verdict.
 
 use super::flow::{Line, Page, width};
-use super::group;
 use super::style::{ColorChoice, Role, Style};
 use super::summary;
 use super::units::bytes;
+use super::{gate, group};
 use crate::render::load::AnyReport;
 use crate::report::model::{Group, Level, Report, RunReport, Verdict};
 use crate::report::words::{contents, counted, ended, grouped};
@@ -118,6 +118,7 @@ fn write_run(page: &mut Page, report: &RunReport, all: bool) {
             format!("… and {} more, {} of them clean (--all lists them)", grouped(rest.len() as u64), grouped(clean));
         page.line(2, &Line::of(Role::Dim, text));
     }
+    gate::write(page, report.gate.as_ref(), 8, false);
     let (code, by) = (report.exit.code, &report.exit.decided_by);
     page.line(8, &Line::of(Role::Dim, format!("exit status {code}, decided by: {by}")));
 }
@@ -143,6 +144,7 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
                 facts.push_str(&format!("; {} still reachable", counted(alive.frames, "frame")));
             }
             page.words(8, 8, &Line::of(Role::Plain, facts));
+            gate::write(page, report.gate.as_ref(), 8, false);
             return summary::completeness(page, report);
         }
         Verdict::Clean => page.words(8, 8, &Line::of(Role::Plain, &report.reason)),
@@ -151,13 +153,15 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
     }
     page.blank();
     write_groups(page, report, options);
+    gate::write(page, report.gate.as_ref(), 1, true);
     summary::totals(page, report);
     summary::observed(page, report);
     summary::completeness(page, report);
 }
 
 fn write_groups(page: &mut Page, report: &Report, options: &TextOptions) {
-    let full = |group: &Group| group.leak || options.all || report.level == Level::Draconian;
+    let full =
+        |group: &Group| group.leak || options.all || (report.level == Level::Draconian && !gate::lets_through(group));
     let shown: Vec<&Group> = report.groups.iter().filter(|group| full(group)).collect();
     let limit = if options.all { shown.len() } else { GROUPS };
     for (i, group) in shown.iter().take(limit).enumerate() {
@@ -171,7 +175,7 @@ fn write_groups(page: &mut Page, report: &Report, options: &TextOptions) {
         page.line(1, &Line::of(Role::Warn, text));
         page.blank();
     }
-    let rest: Vec<&Group> = report.groups.iter().filter(|group| !full(group)).collect();
+    let rest: Vec<&Group> = report.groups.iter().filter(|group| !full(group) && !gate::lets_through(group)).collect();
     summary::not_counted(page, report.level, &rest, options.all);
 }
 

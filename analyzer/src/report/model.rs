@@ -1,5 +1,6 @@
 //! The report model: the one thing that every rendering reads. Its JSON form is `docs/report.schema.json`.
 
+use super::gated::{Gate, InBaseline};
 use serde::{Deserialize, Serialize};
 
 /// `schema` of every report written by this version: name, slash, major.
@@ -41,6 +42,9 @@ pub struct Report {
     /// What `avleak run` exited with, and what decided it; absent in a bare preload's report.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<ExitStatus>,
+    /// What suppressions and a baseline let through; absent where nothing was, and no file was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gate: Option<Gate>,
 }
 
 /// What was found.
@@ -245,6 +249,12 @@ pub struct Group {
     pub refs: Vec<RefHolder>,
     /// What holds a reachable, possibly or indirectly lost object: from the root or outermost holder down, one example.
     pub held_by: Vec<Holder>,
+    /// The suppression that lets it through: then it does not count, `leak` is false.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub suppressed_by: Option<String>,
+    /// What the baseline says of it, where there is one: if it is known, `leak` is false.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub baseline: Option<InBaseline>,
 }
 
 /// One frame of a stack.
@@ -273,12 +283,15 @@ pub struct Frame {
 }
 
 /// A loaded ELF object. Where two of them have one name, a frame's `module` does not say which of them it lies in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
     /// File name without its folder, as frames name it.
     pub name: String,
     /// As the process named it.
     pub path: String,
+    /// Where links lead from there, if elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub real_path: Option<String>,
     /// GNU build id, lower-case hex digits; absent where the module has none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub build_id: Option<String>,
@@ -402,6 +415,9 @@ pub struct RunReport {
     pub leaks: Totals,
     /// Each process that used FFmpeg.
     pub processes: Vec<Report>,
+    /// What suppressions and a baseline let through in all of them; absent where nothing was, and no file was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gate: Option<Gate>,
 }
 
 /// What `avleak run` exits with.

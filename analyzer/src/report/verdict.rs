@@ -224,10 +224,11 @@ pub fn sum_up(argv: Vec<String>, ended: Option<Ended>, error_exitcode: i32, proc
     let Judgement { verdict, reason } = run_verdict(&processes);
     let leaks = processes.iter().fold(Totals::default(), |sum, p| add(sum, &p.leaks));
     let exit = exit_status(ended, Some(verdict), error_exitcode);
-    RunReport { schema: RUN_SCHEMA.to_string(), verdict, reason, argv, ended, exit, leaks, processes }
+    RunReport { schema: RUN_SCHEMA.to_string(), verdict, reason, argv, ended, exit, leaks, processes, gate: None }
 }
 
-fn add(a: Totals, b: &Totals) -> Totals {
+/// The sum of both, kind by kind.
+pub fn add(a: Totals, b: &Totals) -> Totals {
     Totals {
         frames: a.frames.saturating_add(b.frames),
         packets: a.packets.saturating_add(b.packets),
