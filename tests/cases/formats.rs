@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use avleak_tests::avleak::{LIMIT, Outcome, Run};
 use avleak_tests::process::Finished;
@@ -128,27 +128,44 @@ fn pprof_subtracts_one_run_from_another() {
 fn pprof_shows_it_in_a_browser() {
     let folder = scratch();
     written(folder.path(), "leak_batch", "leak");
-    let mut server = Command::new(pprof_tool())
+    let server = Command::new(pprof_tool())
         .args(["-http=127.0.0.1:", "-no_browser"])
         .arg(folder.path().join("pprof"))
         .env("PPROF_TMPDIR", folder.path())
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .spawn()
-        .expect("pprof");
-    let lines = BufReader::new(server.stderr.take().expect("its stderr")).lines();
-    let served = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("http://")?.1.trim().to_string()));
+        .spawn();
+    let mut server = Server(server.expect("pprof"));
+    let mut lines = BufReader::new(server.0.stderr.take().expect("its stderr")).lines().map_while(Result::ok);
+    let served = lines.find_map(|line| Some(line.split_once("http://")?.1.trim().to_string()));
     let pages: Vec<String> =
         served.iter().flat_map(|address| ["/ui/top", "/ui/flamegraph"].map(|page| get(address, page))).collect();
-    server.kill().and_then(|()| server.wait()).expect("it ends");
     assert_eq!(pages.len(), 2, "pprof did not serve");
     for page in pages {
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("one_batch"), "{page}");
     }
 }
 
+/// Ends with the test, however that ends.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
 fn get(address: &str, page: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    let until = Instant::now() + LIMIT;
+    // pprof says where it will listen before it does.
+    let mut stream = loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => break stream,
+            Err(error) if Instant::now() > until => panic!("{address}: {error}"),
+            Err(_) => std::thread::yield_now(),
+        }
+    };
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
     write!(stream, "GET {page} HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("a request");
     let mut answer = Vec::new();

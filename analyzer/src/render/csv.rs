@@ -19,7 +19,7 @@ use crate::report::model::{Group, Report};
 /// | format, width, height, nb_samples | of frames; empty where they differ or are unknown |
 /// | pts_first, pts_last | in the stream's time base |
 /// | age_min_s, age_max_s | seconds |
-/// | rate_per_minute, rate_per_1000_frames | objects |
+/// | rate_per_minute, rate_per_1000_frames | objects; these four to a millionth |
 /// | siblings_allocated, siblings_freed | objects of the same stack, and how many of them were freed |
 /// | function, file, line, module | who asked for it: the innermost frame outside FFmpeg and the system |
 /// | freed_at | where most siblings are freed: function and place |
@@ -103,10 +103,10 @@ fn row(process: &Report, group: &Group) -> [String; COLUMNS.len()] {
         optional(group.nb_samples),
         optional(group.pts_first),
         optional(group.pts_last),
-        group.age_min_s.to_string(),
-        group.age_max_s.to_string(),
-        group.rate_per_minute.to_string(),
-        group.rate_per_1000_frames.to_string(),
+        decimal(group.age_min_s),
+        decimal(group.age_max_s),
+        decimal(group.rate_per_minute),
+        decimal(group.rate_per_1000_frames),
         group.siblings_allocated.to_string(),
         freed.to_string(),
         text(&blamed.map(stack::name).unwrap_or_default()),
@@ -117,6 +117,11 @@ fn row(process: &Report, group: &Group) -> [String; COLUMNS.len()] {
         text(group.held_by.last().map_or("", |holder| &holder.what)),
         text(&names.join(";")),
     ]
+}
+
+/// To a millionth: more was not measured, and the last digits of a double do not outlive the way through JSON.
+fn decimal(value: f64) -> String {
+    ((value * 1e6).round() / 1e6).to_string()
 }
 
 /// A cell of text. One that a spreadsheet would run as a formula gets a `'` before it: the names come from the target.
