@@ -2,18 +2,23 @@
 # Installs what avleak's build, demo and tests need on Debian 12 or later. Idempotent; quick when all is there.
 #   setup.sh           what the build and the demo need
 #   setup.sh tests     what the tests need as well
+#   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
 set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
 tests=(valgrind gdb strace unpaper util-linux)
+bench=(heaptrack valgrind google-perftools libgoogle-perftools-dev libjemalloc2 binutils git python3 python3-venv)
+# FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
+pyav=17.0.0
 
 wanted=("${build[@]}")
 case "${1:-}" in
 "") ;;
 tests) wanted+=("${tests[@]}") ;;
+bench) wanted+=("${bench[@]}") ;;
 *)
-    echo "setup.sh: unknown argument '$1': only 'tests' is known" >&2
+    echo "setup.sh: unknown argument '$1': only 'tests' and 'bench' are known" >&2
     exit 2
     ;;
 esac
@@ -46,4 +51,15 @@ if ! command -v cargo >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/carg
     echo "setup.sh: Rust is missing. Install it with rustup (https://rustup.rs):" >&2
     echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" >&2
     exit 1
+fi
+
+if [ "${1:-}" = bench ]; then
+    venv=$(dirname "$0")/../build/bench/venv
+    if [ "$("$venv/bin/python" -c 'import av; print(av.__version__)' 2>/dev/null || true)" != "$pyav" ]; then
+        echo "setup.sh: installing PyAV $pyav"
+        rm -rf "$venv"
+        mkdir -p "$(dirname "$venv")"
+        /usr/bin/python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "av==$pyav" </dev/null
+    fi
 fi
