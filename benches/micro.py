@@ -11,7 +11,8 @@ import argparse, json, os, pathlib, random, statistics, subprocess, sys, tempfil
 HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = ("-std=gnu17 -Wall -Wextra -g -O2 -fomit-frame-pointer -fasynchronous-unwind-tables -fno-builtin -fcf-protection=none"
          " -D_GNU_SOURCE").split()
-CASES = [(stacks, threads, 0) for stacks in ("same", "changing", "new") for threads in (1, 2)] + [("same", 1, 4096)]
+CASES = [(stacks, threads, 0, None) for stacks in ("same", "changing", "new") for threads in (1, 2)]
+CASES += [("same", 1, 0, "changing"), ("same", 1, 4096, None)]
 
 
 def main():
@@ -38,8 +39,9 @@ def measure(arguments, folder):
     found, notes = {run: [] for run in runs}, {}
     for _ in range(arguments.n):
         for run in random.sample(runs, len(runs)):
-            (stacks, threads, hold), program, tool = run
+            (stacks, threads, hold, rbp), program, tool = run
             command = [folder / program, "--stacks", stacks, "--threads", str(threads), "--hold", str(hold)]
+            command += ["--rbp", rbp] if rbp else []
             # Stacks without end would use up every node of the segment: a hundred thousand a thread.
             command += ["--pairs", "100000"] if stacks == "new" else ["--ms", str(arguments.ms)]
             if tool == "avleak":
@@ -59,9 +61,9 @@ def measure(arguments, folder):
             continue
         with_it, plain = ({key: statistics.median(result[key] for result in found[(case, program, which)])
                            for key in ("wall_ns", "cpu_ns")} for which in ("avleak", "plain"))
-        stacks, threads, hold = case
+        stacks, threads, hold, rbp = case
         name = "dormant" if program == "micro_dormant" else f"{stacks} stack{'s' * (stacks != 'same')}"
-        name += f", {threads} thread{'s' * (threads > 1)}" + (f", {hold} alive" if hold else "")
+        name += f", {threads} thread{'s' * (threads > 1)}" + (f", {hold} alive" if hold else "") + (f", rbp {rbp}" if rbp else "")
         print(f"{name:36}{plain['wall_ns']:8.1f}{with_it['wall_ns']:9.1f}{(with_it['wall_ns'] - plain['wall_ns']) / 2:20.1f}"
               f"{(with_it['cpu_ns'] - plain['cpu_ns']) / 2:7.1f}   {notes[(case, program, tool)]}")
 

@@ -28,6 +28,7 @@ MICRO = [
     # id, options, title, bar of a call in ns
     ("c-same-1", ("--stacks", "same"), "same stack, 1 thread", 30),
     ("c-same-2", ("--stacks", "same", "--threads", "2"), "same stack, 2 threads", 30),
+    ("c-rbp-1", ("--stacks", "same", "--rbp", "changing"), "same stack, 1 thread, another value in rbp each time", 30),
     ("c-held-1", ("--stacks", "same", "--hold", "4096"), "same stack, 1 thread, each block lives for 4,096 pairs", 30),
     ("c-changing-1", ("--stacks", "changing"), "changing stacks (8,192 shapes at random), 1 thread", 120),
     ("c-changing-2", ("--stacks", "changing", "--threads", "2"), "changing stacks, 2 threads", 120),

@@ -2,10 +2,13 @@
 // Prints one line of JSON a run, with the program's own nanoseconds a pair.
 //
 //     micro [--stacks same|changing|new] [--threads N] [--ms N | --pairs N] [--hold N] [--shapes N]
+//           [--rbp steady|changing]
 //
 // same      the same 20 functions every time
 // changing  one of --shapes (8192) random ways through them, drawn anew for each pair
 // new       a way that was never taken before, for each pair: every stack is new
+// --rbp     what lies in rbp all the way up: code without frame pointers uses it for anything, and an unwinder that takes it for a
+//           part of the stack's identity takes one stack for many; default: steady for `same`, changing for the others
 // --hold N  N blocks a thread stay alive, the oldest is freed; 0: a block is freed at once
 //
 // Each level has four functions of different frame size and call site, so that a way changes return addresses *and* stack
@@ -83,7 +86,9 @@ static struct {
     uint64_t pairs; // a thread; 0: as many as fit into ms
     size_t hold;
     size_t shapes; // a power of two
-} options = { "same", 1, 300, 0, 0, 8192 };
+    const char *rbp;
+    uint64_t rbp_step;
+} options = { "same", 1, 300, 0, 0, 8192, NULL, 0 };
 
 static uint64_t *shapes;
 static pthread_barrier_t start_line;
@@ -114,11 +119,17 @@ static uint64_t mix(uint64_t *state)
 
 static __attribute__((noinline)) uint64_t run_chunk(uint64_t *state, struct worker *worker)
 {
-    uint64_t sum = 0, mask = options.shapes - 1;
+    uint64_t mask = options.shapes - 1, rbp_step = options.rbp_step;
+    volatile uint64_t sum = 0; // volatile: in memory, so that rbp holds nothing but the next
+    register uint64_t rbp __asm__("rbp") = 1;
     for (int i = 0; i < CHUNK; i++) {
         // The same work in every mode, so that the programs' own times can be compared.
         uint64_t random = mix(state), way = shapes ? shapes[random & mask] : random;
-        sum += levels[0][way & 3](way >> 2, worker);
+        __asm__ volatile("" : "+r"(rbp));
+        uint64_t result = levels[0][way & 3](way >> 2, worker);
+        __asm__ volatile("" : "+r"(rbp));
+        rbp += rbp_step;
+        sum = sum + result;
     }
     return sum;
 }
@@ -181,7 +192,7 @@ static void usage(const char *problem, const char *what)
 {
     fprintf(stderr,
             "micro: %s '%s'; usage: micro [--stacks same|changing|new] [--threads 1-%d] [--ms N | --pairs N] [--hold N] "
-            "[--shapes POWER_OF_TWO]\n",
+            "[--shapes POWER_OF_TWO] [--rbp steady|changing]\n",
             problem, what, MAX_THREADS);
     exit(2);
 }
@@ -211,12 +222,19 @@ int main(int argc, char **argv)
             options.hold = number(name, value, 0);
         else if (!strcmp(name, "--shapes"))
             options.shapes = number(name, value, 1);
+        else if (!strcmp(name, "--rbp"))
+            options.rbp = value;
         else
             usage("unknown option", name);
     }
     int same = !strcmp(options.stacks, "same"), changing = !strcmp(options.stacks, "changing");
     if (!same && !changing && strcmp(options.stacks, "new"))
         usage("unknown kind of stacks", options.stacks);
+    if (!options.rbp)
+        options.rbp = same ? "steady" : "changing";
+    if (strcmp(options.rbp, "steady") && strcmp(options.rbp, "changing"))
+        usage("unknown kind of rbp", options.rbp);
+    options.rbp_step = !strcmp(options.rbp, "changing");
     if (options.threads > MAX_THREADS)
         usage("too many threads for", "--threads");
     if (options.shapes & (options.shapes - 1))
@@ -267,9 +285,9 @@ int main(int argc, char **argv)
     free(results);
     free(threads);
     free(shapes);
-    printf("{\"stacks\":\"%s\",\"threads\":%d,\"hold\":%zu,\"pairs\":%llu,\"all_pairs\":%llu,\"wall_ns\":%.2f,\"cpu_ns\":%.2f,"
+    printf("{\"stacks\":\"%s\",\"rbp\":\"%s\",\"threads\":%d,\"hold\":%zu,\"pairs\":%llu,\"all_pairs\":%llu,\"wall_ns\":%.2f,\"cpu_ns\":%.2f,"
            "\"median_ns\":%.2f,\"peak_kib\":%ld,\"sum\":%llu}\n",
-           options.stacks, options.threads, options.hold, (unsigned long long)pairs,
+           options.stacks, options.rbp, options.threads, options.hold, (unsigned long long)pairs,
            (unsigned long long)(pairs + warm), wall / (double)pairs,
            cpu / (double)pairs, median, peak_kib(), (unsigned long long)sum);
     return 0;
