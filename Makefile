@@ -53,7 +53,7 @@ test: ## Set up, build, and run every test
 	    status=$${PIPESTATUS[0]}; scripts/test-summary.sh build/test.log; exit $$status
 
 .PHONY: test-all
-test-all: lint test ## Lint, then run every test
+test-all: lint test test-bench ## Lint, then run every test, also those of the benchmark
 
 .PHONY: bench
 bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md

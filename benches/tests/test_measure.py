@@ -33,6 +33,12 @@ class Measure(unittest.TestCase):
         self.assertLess(run.other_kib, 16 << 10)
         self.assertNotEqual(run.other_name, os.path.basename(executable))
 
+    def test_a_fork_of_the_target_is_no_analyzer(self):
+        executable = os.path.realpath(sys.executable)
+        run = self.run_it([sys.executable, "-c", f"import os\nif os.fork(): os.wait()\nelse:\n exec({BURN!r})"], target=executable)
+        self.assertGreaterEqual(run.target_kib, 64 << 10)
+        self.assertEqual(run.other_kib, 0)
+
     def test_exit_status_is_the_shells(self):
         self.assertEqual(self.run_it(["sh", "-c", "exit 7"]).exit, 7)
         self.assertEqual(self.run_it(["sh", "-c", "kill -SEGV $$"]).exit, 139)
