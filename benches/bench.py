@@ -32,7 +32,7 @@ def arguments():
     parser.add_argument("--workload", default="", metavar="LIST", help="letters or ids, joined by commas: a, a-one, b, c, c-same-1 …")
     parser.add_argument("--tool", default="", metavar="LIST",
                         help="joined by commas: " + ", ".join(tool.id for tool in tool_list.TOOLS) + "; plain is always added")
-    parser.add_argument("-n", type=int, default=None, metavar="ROUNDS", help="rounds; default: 5, or 1 with --quick")
+    parser.add_argument("-n", type=int, default=None, metavar="ROUNDS", help="rounds; default: 7, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="a first look: one round, shorter workloads, short patience")
     parser.add_argument("--avleak", default=os.path.join(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/avleak"),
                         metavar="FILE", help="the avleak to measure; libavleak.so lies beside it")
@@ -61,7 +61,7 @@ class Bench:
 
     def __init__(self, given, here, wanted, tools, files):
         self.here, self.workloads, self.tools, self.files = here, wanted, tools, files
-        self.rounds = given.n or (1 if given.quick else 5)
+        self.rounds = given.n or (1 if given.quick else 7)
         self.budget = given.budget or (2.0 if given.quick else 10.0)
         self.timeout = 20.0 if given.quick else 90.0
         self.results = Results()
@@ -175,7 +175,7 @@ def main():
     except prepare.PrepareError as error:
         return say(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
-        return say("interrupted; docs/benchmarks.md is as it was", EXIT_INTERRUPTED)
+        return say("interrupted", EXIT_INTERRUPTED)
 
 
 def bench(given):
@@ -198,13 +198,19 @@ def bench(given):
     whole = len(wanted) == len(everything) and len(tools) == len(tool_list.TOOLS) and not given.quick
     say(f"{len(wanted)} workloads, {len(tools)} tools, up to {run.rounds} rounds")
     began = time.monotonic()
+    stopped = False
     with tempfile.TemporaryDirectory(prefix="bench.", dir=here.work) as scratch:
-        run.run(Path(scratch))
+        try:
+            run.run(Path(scratch))
+        except KeyboardInterrupt:
+            stopped = True
     settings = f"up to {run.rounds} rounds, {run.budget:g} s a peer and workload, at most {run.timeout:.0f} s a run"
     page = document.render(run.results, wanted, tools, prepare.versions(here, files), settings, time.monotonic() - began)
     write(here.work / "results.json", run.results.as_json())
-    target = ROOT / "docs/benchmarks.md" if whole else here.work / "benchmarks.md"
+    target = ROOT / "docs/benchmarks.md" if whole and not stopped else here.work / "benchmarks.md"
     write(target, page)
+    if stopped:
+        return say(f"interrupted; what was measured until then is in {target.relative_to(ROOT)}", EXIT_INTERRUPTED)
     print(page)
     say(f"written to {target.relative_to(ROOT)}")
     failed = [key for key, cell in run.results.cells.items() if cell.failure and key[1] == "avleak"]

@@ -17,6 +17,8 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl.h
 SAMPLE_S = 0.02
 # How long what the command left behind may live on before it is killed (an analyzer that finishes its report).
 LINGER_S = 20.0
+# How long a process may take to clean up after SIGTERM.
+GRACE_S = 0.5
 
 
 @dataclass
@@ -95,14 +97,22 @@ class _Peaks:
         return max(keys, key=self.kib.get, default=None)
 
 
+def _signal_all(number):
+    """Sends a signal to everything below this process; says whether there was anything."""
+    pids = _descendants(os.getpid())
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+    return bool(pids)
+
+
 def _kill_all():
-    """Ends everything below this process, and reaps it."""
-    while pids := _descendants(os.getpid()):
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    """Ends everything below this process, and reaps it. Who catches SIGTERM may clean up first (heaptrack's pipe in /tmp)."""
+    if _signal_all(signal.SIGTERM):
+        _reap(GRACE_S)
+    while _signal_all(signal.SIGKILL):
         _reap(0.05)
 
 
@@ -144,10 +154,12 @@ def run(command, environment, folder, target, timeout):
                 peaks.sample()
                 if timed_out := time.monotonic() - began > timeout:
                     break
+            if timed_out:
+                _signal_all(signal.SIGTERM)
+                poll.poll(GRACE_S * 1000)
+                _signal_all(signal.SIGKILL)
         finally:
             os.close(watch)
-        if timed_out:
-            os.kill(process.pid, signal.SIGKILL)
         _, status, usage = os.wait4(process.pid, 0)
         result.wall = time.monotonic() - began
         result.cpu = usage.ru_utime + usage.ru_stime
