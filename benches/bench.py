@@ -206,6 +206,8 @@ def bench(given):
             stopped = True
     settings = f"up to {run.rounds} rounds, {run.budget:g} s a peer and workload, at most {run.timeout:.0f} s a run"
     page = document.render(run.results, wanted, tools, prepare.versions(here, files), settings, time.monotonic() - began)
+    if stopped and not any(cell.runs for cell in run.results.cells.values()):
+        return say("interrupted before anything was measured", EXIT_INTERRUPTED)
     write(here.work / "results.json", run.results.as_json())
     target = ROOT / "docs/benchmarks.md" if whole and not stopped else here.work / "benchmarks.md"
     write(target, page)

@@ -17,8 +17,8 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl.h
 SAMPLE_S = 0.02
 # How long what the command left behind may live on before it is killed (an analyzer that finishes its report).
 LINGER_S = 20.0
-# How long a process may take to clean up after SIGTERM.
-GRACE_S = 0.5
+# How long a wrapper may take to clean up after its command's end.
+GRACE_S = 1.0
 
 
 @dataclass
@@ -97,9 +97,14 @@ class _Peaks:
         return max(keys, key=self.kib.get, default=None)
 
 
-def _signal_all(number):
-    """Sends a signal to everything below this process; says whether there was anything."""
-    pids = _descendants(os.getpid())
+def _end_gently():
+    """SIGTERM for whoever has no child. A wrapper sees its command end and cleans up; by a signal of its own dash would not
+    (heaptrack is such a script, and leaves its pipe in /tmp)."""
+    return _send(signal.SIGTERM, [pid for pid in _descendants(os.getpid()) if not _descendants(pid)])
+
+
+def _send(number, pids):
+    """Sends a signal to each; says whether there was anyone."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -109,10 +114,10 @@ def _signal_all(number):
 
 
 def _kill_all():
-    """Ends everything below this process, and reaps it. Who catches SIGTERM may clean up first (heaptrack's pipe in /tmp)."""
-    if _signal_all(signal.SIGTERM):
+    """Ends everything below this process, and reaps it."""
+    if _end_gently():
         _reap(GRACE_S)
-    while _signal_all(signal.SIGKILL):
+    while _send(signal.SIGKILL, _descendants(os.getpid())):
         _reap(0.05)
 
 
@@ -155,9 +160,9 @@ def run(command, environment, folder, target, timeout):
                 if timed_out := time.monotonic() - began > timeout:
                     break
             if timed_out:
-                _signal_all(signal.SIGTERM)
+                _end_gently()
                 poll.poll(GRACE_S * 1000)
-                _signal_all(signal.SIGKILL)
+                _send(signal.SIGKILL, _descendants(os.getpid()))
         finally:
             os.close(watch)
         _, status, usage = os.wait4(process.pid, 0)
