@@ -3,9 +3,10 @@
 
     benches/bench.py [--workload a,c,…] [--tool avleak,…] [-n ROUNDS] [--quick]
 
-`make bench` calls this. Only a run of everything writes docs/benchmarks.md; any other prints its tables and leaves them in
-build/bench/benchmarks.md. The raw figures are in build/bench/results.json.
+`make bench` calls this. Only a run of everything writes docs/benchmarks.md; any other prints its tables and leaves
+them in build/bench/benchmarks.md. The raw figures are in build/bench/results.json.
 """
+
 import argparse
 import json
 import os
@@ -29,24 +30,46 @@ EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 def arguments():
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", default="", metavar="LIST", help="letters or ids, joined by commas: a, a-one, b, c, c-same-1 …")
-    parser.add_argument("--tool", default="", metavar="LIST",
-                        help="joined by commas: " + ", ".join(tool.id for tool in tool_list.TOOLS) + "; plain is always added")
+    parser.add_argument(
+        "--workload", default="", metavar="LIST", help="letters or ids, joined by commas: a, a-one, b, c, c-same-1 …"
+    )
+    parser.add_argument(
+        "--tool",
+        default="",
+        metavar="LIST",
+        help="joined by commas: " + ", ".join(tool.id for tool in tool_list.TOOLS) + "; plain is always added",
+    )
     parser.add_argument("-n", type=int, default=None, metavar="ROUNDS", help="rounds; default: 7, or 1 with --quick")
-    parser.add_argument("--quick", action="store_true", help="a first look: one round, shorter workloads, short patience")
-    parser.add_argument("--avleak", default=os.path.join(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/avleak"),
-                        metavar="FILE", help="the avleak to measure; libavleak.so lies beside it")
-    parser.add_argument("--budget", type=float, default=None, metavar="S",
-                        help="seconds after which a tool other than plain and avleak gets no further round of a workload; default: 10")
+    parser.add_argument(
+        "--quick", action="store_true", help="a first look: one round, shorter workloads, short patience"
+    )
+    parser.add_argument(
+        "--avleak",
+        default=os.path.join(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/avleak"),
+        metavar="FILE",
+        help="the avleak to measure; libavleak.so lies beside it",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=None,
+        metavar="S",
+        help="seconds after which a tool other than plain and avleak gets no further round of a workload; default: 10",
+    )
     return parser.parse_args()
 
 
 def chosen(words, everything, what, matches):
-    """The members of `everything` that the comma-separated `words` name; all for none. Ends the program on an unknown word."""
+    """The members of `everything` that the comma-separated `words` name; all for none. Ends the program on another word."""
     words = [word.strip() for word in words.split(",") if word.strip()]
     for word in words:
         if not any(matches(member, [word]) for member in everything):
-            sys.exit(say(f"no {what} is called '{word}'; there are: {', '.join(member.id for member in everything)}", EXIT_USAGE))
+            sys.exit(
+                say(
+                    f"no {what} is called '{word}'; there are: {', '.join(member.id for member in everything)}",
+                    EXIT_USAGE,
+                )
+            )
     return [member for member in everything if not words or matches(member, words)]
 
 
@@ -100,10 +123,16 @@ class Bench:
             cell.runs[round] = run
             # Too short to be sampled: its own word for it.
             run.target_kib = max(run.target_kib, run.program.get("peak_kib", 0))
-        print(f"  {round + 1}/{self.rounds}  {workload.id:13} {tool.id:12} "
-              + (failure or f"{run.wall:7.2f} s  {run.cpu:7.2f} s CPU  {run.target_kib / 1024:7.1f} MiB"), file=sys.stderr, flush=True)
+        print(
+            f"  {round + 1}/{self.rounds}  {workload.id:13} {tool.id:12} "
+            + (failure or f"{run.wall:7.2f} s  {run.cpu:7.2f} s CPU  {run.target_kib / 1024:7.1f} MiB"),
+            file=sys.stderr,
+            flush=True,
+        )
         if failure and tool.id == "plain":
-            raise prepare.PrepareError(f"the plain run of ({workload.id}) failed: {failure}\n{run.stderr.strip()[-2000:]}")
+            raise prepare.PrepareError(
+                f"the plain run of ({workload.id}) failed: {failure}\n{run.stderr.strip()[-2000:]}"
+            )
         shutil.rmtree(folder)
 
     def look(self, workload, tool, run, folder, cell):
@@ -135,7 +164,9 @@ def hint(run):
 
 def judge(workload, tool, run):
     """Why a run does not count, or nothing; takes the program's own words from its output."""
-    good = {0} | ({tool.leak_exit} if tool.leak_exit is not None else set()) | ({1, 3} if tool.id == "avleak" else set())
+    good = (
+        {0} | ({tool.leak_exit} if tool.leak_exit is not None else set()) | ({1, 3} if tool.id == "avleak" else set())
+    )
     if run.exit not in good:
         return f"exit {run.exit}" + hint(run)
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
@@ -205,7 +236,9 @@ def bench(given):
         except KeyboardInterrupt:
             stopped = True
     settings = f"up to {run.rounds} rounds, {run.budget:g} s a peer and workload, at most {run.timeout:.0f} s a run"
-    page = document.render(run.results, wanted, tools, prepare.versions(here, files), settings, time.monotonic() - began)
+    page = document.render(
+        run.results, wanted, tools, prepare.versions(here, files), settings, time.monotonic() - began
+    )
     if stopped and not any(cell.runs for cell in run.results.cells.values()):
         return say("interrupted before anything was measured", EXIT_INTERRUPTED)
     write(here.work / "results.json", run.results.as_json())

@@ -6,11 +6,22 @@
 Prints the median nanoseconds of a malloc+free pair, and what avleak adds to each call (half of the difference): by wall
 time, and by CPU time of the threads, which other processes on the machine hardly touch.
 """
-import argparse, json, os, pathlib, random, statistics, subprocess, sys, tempfile
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-FLAGS = ("-std=gnu17 -Wall -Wextra -g -O2 -fomit-frame-pointer -fasynchronous-unwind-tables -fno-builtin -fcf-protection=none"
-         " -D_GNU_SOURCE").split()
+FLAGS = (
+    "-std=gnu17 -Wall -Wextra -g -O2 -fomit-frame-pointer -fasynchronous-unwind-tables -fno-builtin"
+    " -fcf-protection=none -D_GNU_SOURCE"
+).split()
 CASES = [(stacks, threads, 0, None) for stacks in ("same", "changing", "new") for threads in (1, 2)]
 CASES += [("same", 1, 0, "changing"), ("same", 1, 4096, None)]
 
@@ -31,7 +42,9 @@ def main():
 def measure(arguments, folder):
     for name, extra in (("micro", ["-DWITH_LIBAV"]), ("micro_dormant", [])):
         libraries = ["-lavutil"] if extra else []
-        subprocess.run(["cc", *FLAGS, *extra, HERE / "programs/micro.c", "-o", folder / name, "-lpthread", *libraries], check=True)
+        subprocess.run(
+            ["cc", *FLAGS, *extra, HERE / "programs/micro.c", "-o", folder / name, "-lpthread", *libraries], check=True
+        )
     runs = []
     for case in CASES:
         runs += [(case, "micro", "plain"), (case, "micro", "avleak")]
@@ -53,19 +66,33 @@ def measure(arguments, folder):
             found[run].append(json.loads(done.stdout))
             if tool == "avleak":
                 said = json.loads(report.read_text())
-                notes[run] = (f"{said['verdict']}, {said['observed']['events_dropped']} dropped" if "observed" in said
-                              else "dormant")
+                notes[run] = (
+                    f"{said['verdict']}, {said['observed']['events_dropped']} dropped"
+                    if "observed" in said
+                    else "dormant"
+                )
     print(f"{'':36}{'plain':>8}{'avleak':>9}{'added a call: wall':>20}{'CPU':>7}   ns; medians of {arguments.n}")
     for case, program, tool in runs:
         if tool == "plain":
             continue
-        with_it, plain = ({key: statistics.median(result[key] for result in found[(case, program, which)])
-                           for key in ("wall_ns", "cpu_ns")} for which in ("avleak", "plain"))
+        with_it, plain = (
+            {
+                key: statistics.median(result[key] for result in found[(case, program, which)])
+                for key in ("wall_ns", "cpu_ns")
+            }
+            for which in ("avleak", "plain")
+        )
         stacks, threads, hold, rbp = case
         name = "dormant" if program == "micro_dormant" else f"{stacks} stack{'s' * (stacks != 'same')}"
-        name += f", {threads} thread{'s' * (threads > 1)}" + (f", {hold} alive" if hold else "") + (f", rbp {rbp}" if rbp else "")
-        print(f"{name:36}{plain['wall_ns']:8.1f}{with_it['wall_ns']:9.1f}{(with_it['wall_ns'] - plain['wall_ns']) / 2:20.1f}"
-              f"{(with_it['cpu_ns'] - plain['cpu_ns']) / 2:7.1f}   {notes[(case, program, tool)]}")
+        name += (
+            f", {threads} thread{'s' * (threads > 1)}"
+            + (f", {hold} alive" if hold else "")
+            + (f", rbp {rbp}" if rbp else "")
+        )
+        print(
+            f"{name:36}{plain['wall_ns']:8.1f}{with_it['wall_ns']:9.1f}{(with_it['wall_ns'] - plain['wall_ns']) / 2:20.1f}"
+            f"{(with_it['cpu_ns'] - plain['cpu_ns']) / 2:7.1f}   {notes[(case, program, tool)]}"
+        )
 
 
 if __name__ == "__main__":

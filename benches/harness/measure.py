@@ -1,9 +1,10 @@
 """Runs one command and measures it: wall time, CPU time of everything that it started, peak memory of each process.
 
-CPU time is what wait4(2) says of the command and of its waited-for children, plus every process that it left behind: this
-process is their subreaper. Peak memory is VmHWM of /proc/PID/status, sampled every 20 ms; where the command itself is the
-target, ru_maxrss of wait4(2) is exact and is used as well.
+CPU time is what wait4(2) says of the command and of its waited-for children, plus every process that it left behind:
+this process is their subreaper. Peak memory is VmHWM of /proc/PID/status, sampled every 20 ms; where the command itself
+is the target, ru_maxrss of wait4(2) is exact and is used as well.
 """
+
 import ctypes
 import os
 import resource
@@ -42,7 +43,9 @@ def become_subreaper():
     """What a command leaves behind becomes a child of this process, which can then wait for it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER): CPU time of left-behind processes would be lost")
+        raise OSError(
+            ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER): CPU time of left-behind processes would be lost"
+        )
 
 
 def _read(path):
@@ -98,8 +101,8 @@ class _Peaks:
 
 
 def _end_gently():
-    """SIGTERM for whoever has no child. A wrapper sees its command end and cleans up; by a signal of its own dash would not
-    (heaptrack is such a script, and leaves its pipe in /tmp)."""
+    """SIGTERM for whoever has no child. A wrapper sees its command end and cleans up; ended by a signal itself, dash would
+    not (heaptrack is such a script, and leaves its pipe in /tmp)."""
     return _send(signal.SIGTERM, [pid for pid in _descendants(os.getpid()) if not _descendants(pid)])
 
 
@@ -140,7 +143,7 @@ def _reap(seconds):
 def run(command, environment, folder, target, timeout):
     """Runs `command` in `folder`, whose files `stdout` and `stderr` get its output, for at most `timeout` seconds.
 
-    `target` is the executable whose memory is the target's. Raises FileNotFoundError where the command cannot be started.
+    `target` is the executable whose memory is the target's. Raises FileNotFoundError where there is no such command.
     Whatever happens, nothing of the command is left running.
     """
     result, peaks, timed_out = Run(), _Peaks(), False
@@ -148,8 +151,15 @@ def run(command, environment, folder, target, timeout):
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         began = time.monotonic()
         # A session of its own: Ctrl-C at the terminal is ours, and ends the command by _kill_all.
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout,
-                                   stderr=stderr, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
     try:
         watch = os.pidfd_open(process.pid)
         try:

@@ -1,8 +1,9 @@
 """What a tool's own output says: how many allocations it saw, what it calls lost, how deep its stacks of libav are.
 
-Each reader takes the folder that the tool wrote into and what it printed. A reader that finds nothing of what it looks for
-says so: a run in which a tool saw nothing is no result.
+Each reader takes the folder that the tool wrote into and what it printed. A reader that finds nothing of what it looks
+for says so: a run in which a tool saw nothing is no result.
 """
+
 import json
 import re
 import subprocess
@@ -45,18 +46,27 @@ def _avleak(folder, _run, _program):
         processes = report.get("processes", [])
         return Outcome(says=report["verdict"] + (": no process used FFmpeg" if not processes else ""))
     totals, observed = report["totals"], report["observed"]
-    parts = [plural(totals[key]["frames"], "frame") + " " + key.replace("_", " ") for key in
-             ("definitely_lost", "indirectly_lost", "possibly_lost", "unclassified") if totals[key]["frames"]]
+    parts = [
+        plural(totals[key]["frames"], "frame") + " " + key.replace("_", " ")
+        for key in ("definitely_lost", "indirectly_lost", "possibly_lost", "unclassified")
+        if totals[key]["frames"]
+    ]
     says = report["verdict"] + (": " + ", ".join(parts) if parts else "")
     if observed["events_dropped"]:
         says += f"; {observed['events_dropped']:,} events dropped"
     stacks = [group["stack"] for group in report["groups"]]
     libav = [stack for stack in stacks if stack and stack[0].get("libav")]
     check = report.get("check") or {}
-    return Outcome(observed["allocations"], says, tuple(len(stack) for stack in libav),
-                   sum(any(frame.get("function") == "main" for frame in stack) for stack in libav), observed["events_dropped"],
-                   check.get("duration_s"), check["stopped_ms"] / 1000 if "stopped_ms" in check else None,
-                   tuple(report["completeness"]["notes"]))
+    return Outcome(
+        observed["allocations"],
+        says,
+        tuple(len(stack) for stack in libav),
+        sum(any(frame.get("function") == "main" for frame in stack) for stack in libav),
+        observed["events_dropped"],
+        check.get("duration_s"),
+        check["stopped_ms"] / 1000 if "stopped_ms" in check else None,
+        tuple(report["completeness"]["notes"]),
+    )
 
 
 def _heaptrack(folder, _run, _program):
@@ -64,8 +74,28 @@ def _heaptrack(folder, _run, _program):
     if not data:
         return None
     stacks = folder / "stacks.txt"
-    done = subprocess.run(["heaptrack_print", "-f", data, "-F", stacks, "--flamegraph-cost-type", "leaked", "-p", "0", "-a", "0",
-                           "-T", "0"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [
+            "heaptrack_print",
+            "-f",
+            data,
+            "-F",
+            stacks,
+            "--flamegraph-cost-type",
+            "leaked",
+            "-p",
+            "0",
+            "-a",
+            "0",
+            "-T",
+            "0",
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     seen = re.search(r"calls to allocation functions: (\d+)", done.stdout)
     leaked = re.search(r"total memory leaked: (\S+)", done.stdout)
     if not seen:
@@ -87,13 +117,17 @@ def _valgrind(folder, _run, _program):
     usage = re.search(r"total heap usage: ([\d,]+) allocs", text)
     if not usage:
         return None
-    lost = [(name, int(number.replace(",", ""))) for name, number in
-            re.findall(r"(definitely lost|indirectly lost|possibly lost): [\d,]+ bytes in ([\d,]+) blocks", text)]
+    lost = [
+        (name, int(number.replace(",", "")))
+        for name, number in re.findall(
+            r"(definitely lost|indirectly lost|possibly lost): [\d,]+ bytes in ([\d,]+) blocks", text
+        )
+    ]
     says = ", ".join(f"{plural(number, 'block')} {name}" for name, number in lost if number) or "no leaks"
     depths, to_main = [], 0
     for stack in _valgrind_stacks(text):
         if "av_malloc" in stack:
-            frames = stack[stack.index("av_malloc"):]
+            frames = stack[stack.index("av_malloc") :]
             depths.append(len(frames))
             to_main += "main" in frames
     return Outcome(int(usage[1].replace(",", "")), says, tuple(depths), to_main)
@@ -118,12 +152,14 @@ def _lsan(folder, _run, _program):
     if "LeakSanitizer has encountered a fatal error" in text:
         return None
     direct = sum(int(number) for number in re.findall(r"^Direct leak of \d+ byte\(s\) in (\d+)", text, re.MULTILINE))
-    indirect = sum(int(number) for number in re.findall(r"^Indirect leak of \d+ byte\(s\) in (\d+)", text, re.MULTILINE))
+    indirect = sum(
+        int(number) for number in re.findall(r"^Indirect leak of \d+ byte\(s\) in (\d+)", text, re.MULTILINE)
+    )
     depths, to_main = [], 0
     for part in re.split(r"^(?:Direct|Indirect) leak", text, flags=re.MULTILINE)[1:]:
         frames = re.findall(r"^    #\d+ 0x[0-9a-f]+ in (\S+)", part, re.MULTILINE)
         if "av_malloc" in frames:
-            frames = frames[frames.index("av_malloc"):]
+            frames = frames[frames.index("av_malloc") :]
             depths.append(len(frames))
             to_main += "main" in frames
     return Outcome(None, f"{plural(direct, 'block')} direct, {indirect:,} indirect", tuple(depths), to_main)
@@ -167,7 +203,10 @@ def _profile(path, program):
 
 def _heapcheck(folder, run, program):
     leaked = re.search(r"Leak check _main_ detected leaks of (\d+) bytes in (\d+) objects", run.stderr)
-    clean = re.search(r"No leaks found for check \"_main_\" \(but no 100% guarantee[^:]*: found (\d+) reachable heap objects", run.stderr)
+    clean = re.search(
+        r"No leaks found for check \"_main_\" \(but no 100% guarantee[^:]*: found (\d+) reachable heap objects",
+        run.stderr,
+    )
     if leaked:
         # Its own dump lists what leaked, with stacks.
         dumps = sorted(folder.glob("*_main_-end.heap"))

@@ -1,4 +1,5 @@
 """What must be there before the first run: the programs, the videos, and Python's venv with PyAV."""
+
 import os
 import shutil
 import subprocess
@@ -6,8 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # As libav is built: without frame pointers, with unwind tables. `-fno-builtin`: malloc and free are really called.
-CFLAGS = ["-std=gnu17", "-Wall", "-Wextra", "-g", "-O2", "-fomit-frame-pointer", "-fasynchronous-unwind-tables", "-fno-builtin",
-          "-fcf-protection=none", "-D_GNU_SOURCE"]
+CFLAGS = [
+    "-std=gnu17",
+    "-Wall",
+    "-Wextra",
+    "-g",
+    "-O2",
+    "-fomit-frame-pointer",
+    "-fasynchronous-unwind-tables",
+    "-fno-builtin",
+    "-fcf-protection=none",
+    "-D_GNU_SOURCE",
+]
 
 
 class PrepareError(Exception):
@@ -37,16 +48,29 @@ def place(root):
     ffmpeg = shutil.which("ffmpeg")
     if not ffmpeg:
         raise PrepareError("ffmpeg is not installed: run `make setup-bench`")
-    return Place(root, work, ffmpeg, work / "micro", work / "micro_dormant", work / "million", work / "venv/bin/python",
-                 root / "benches/programs/decode.py", media / "v180.mp4", media / "v720.mp4")
+    return Place(
+        root,
+        work,
+        ffmpeg,
+        work / "micro",
+        work / "micro_dormant",
+        work / "million",
+        work / "venv/bin/python",
+        root / "benches/programs/decode.py",
+        media / "v180.mp4",
+        media / "v720.mp4",
+    )
 
 
 def prepare(here, wanted):
     """Builds what the workloads `wanted` need. Raises PrepareError."""
     here.work.mkdir(parents=True, exist_ok=True)
     commands = " ".join(" ".join(workload.command) for workload in wanted)
-    for binary, source, extra in ((here.micro, "micro.c", ["-DWITH_LIBAV", "-lavutil", "-lpthread"]),
-                                  (here.micro_dormant, "micro.c", ["-lpthread"]), (here.million, "million.c", ["-lavutil"])):
+    for binary, source, extra in (
+        (here.micro, "micro.c", ["-DWITH_LIBAV", "-lavutil", "-lpthread"]),
+        (here.micro_dormant, "micro.c", ["-lpthread"]),
+        (here.million, "million.c", ["-lavutil"]),
+    ):
         if str(binary) in commands:
             _compile(here.root / "benches/programs" / source, binary, extra)
     for video, word in ((here.decode_video, "v180"), (here.transcode_video, "v720")):
@@ -59,7 +83,10 @@ def prepare(here, wanted):
 def _compile(source, binary, extra):
     part = binary.with_name(f".{binary.name}.{os.getpid()}")
     try:
-        _call(["cc", *CFLAGS, str(source), "-o", str(part), *extra], f"{source.name} could not be compiled (`make setup-bench`)")
+        _call(
+            ["cc", *CFLAGS, str(source), "-o", str(part), *extra],
+            f"{source.name} could not be compiled (`make setup-bench`)",
+        )
         os.replace(part, binary)
     finally:
         part.unlink(missing_ok=True)
@@ -91,14 +118,23 @@ def versions(here, files):
     if files["avleak"]:
         ask("avleak", files["avleak"], "--version")
     ask("commit", "git", "-C", str(here.root), "describe", "--always", "--dirty", "--exclude=*")
-    for name, needed, debian in (("heaptrack", "heaptrack", "heaptrack"), ("Valgrind", "valgrind", "valgrind"),
-                                 ("gperftools", "tcmalloc", "libgoogle-perftools4"), ("jemalloc", "jemalloc", "libjemalloc2"),
-                                 ("LeakSanitizer (gcc)", "lsan", "liblsan0")):
+    for name, needed, debian in (
+        ("heaptrack", "heaptrack", "heaptrack"),
+        ("Valgrind", "valgrind", "valgrind"),
+        ("gperftools", "tcmalloc", "libgoogle-perftools4"),
+        ("jemalloc", "jemalloc", "libjemalloc2"),
+        ("LeakSanitizer (gcc)", "lsan", "liblsan0"),
+    ):
         if files[needed]:
             ask(name, *package, debian)
     ask("FFmpeg", *package, "ffmpeg")
     ask("glibc", *package, "libc6")
     if here.python.exists():
-        ask("PyAV", str(here.python), "-c", "import av; print(av.__version__ + ', libavutil %d.%d.%d' % av.library_versions['libavutil'])")
+        ask(
+            "PyAV",
+            str(here.python),
+            "-c",
+            "import av; print(av.__version__ + ', libavutil %d.%d.%d' % av.library_versions['libavutil'])",
+        )
         ask("Python", str(here.python), "--version")
     return lines

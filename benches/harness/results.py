@@ -1,4 +1,5 @@
-"""Runs of each (workload, tool), and what follows from them: medians, and ratios to the plain run of the same repetition."""
+"""Runs of each (workload, tool), and what follows from them: medians, and ratios to the plain run of the same round."""
+
 import json
 import statistics
 from dataclasses import asdict, dataclass, field
@@ -39,8 +40,11 @@ class Results:
 
     def added(self, workload, tool, key):
         """Nanoseconds that a malloc or free takes longer than plain: half of the pair's difference, medians."""
-        difference = [(run.program[key] - plain.program[key]) / 2 for at, run in self.cell(workload, tool).runs.items()
-                      if (plain := self.cell(workload, "plain").runs.get(at))]
+        difference = [
+            (run.program[key] - plain.program[key]) / 2
+            for at, run in self.cell(workload, tool).runs.items()
+            if (plain := self.cell(workload, "plain").runs.get(at))
+        ]
         return statistics.median(difference) if difference else None
 
     def foreign_share(self):
@@ -51,10 +55,19 @@ class Results:
 
     def as_json(self):
         """Everything that was measured, for whoever wants to look closer."""
+
         def plain_run(run: Run):
             kept = asdict(run)
             return {key: value for key, value in kept.items() if key not in ("stdout", "stderr")}
 
-        cells = [{"workload": workload, "tool": tool, "failure": cell.failure, "outcome": cell.outcome and asdict(cell.outcome),
-                  "runs": [plain_run(run) for run in cell.runs.values()]} for (workload, tool), cell in self.cells.items()]
+        cells = [
+            {
+                "workload": workload,
+                "tool": tool,
+                "failure": cell.failure,
+                "outcome": cell.outcome and asdict(cell.outcome),
+                "runs": [plain_run(run) for run in cell.runs.values()],
+            }
+            for (workload, tool), cell in self.cells.items()
+        ]
         return json.dumps(cells, indent=1)

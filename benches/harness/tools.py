@@ -1,14 +1,16 @@
 """The tools that are compared: how each is found, started, and asked for every allocation with its whole stack.
 
-Each runs as its own documentation says for finding leaks, with the limit of stack depth lifted where there is an option.
+Each runs as its own documentation says for finding leaks, with the limit of stack depth lifted where
+there is an option.
 """
+
 import glob
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 # Depth to which the tools that have a limit may unwind.
 DEPTH = 64
@@ -16,7 +18,7 @@ DEPTH = 64
 
 @dataclass(frozen=True)
 class Tool:
-    """`command` and `environment` take (files of the tools, folder for output); `needs` names files that must be there."""
+    """`command` and `environment` take (files of the tools, folder for output); `needs` names files that must be."""
 
     id: str
     title: str
@@ -40,7 +42,9 @@ def _lsan():
     compiler = shutil.which("gcc")
     if not compiler:
         return None
-    path = subprocess.run([compiler, "-print-file-name=liblsan.so"], capture_output=True, text=True, check=False).stdout.strip()
+    path = subprocess.run(
+        [compiler, "-print-file-name=liblsan.so"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return os.path.realpath(path) if os.path.isabs(path) else None
 
 
@@ -77,27 +81,75 @@ def _lsan_tool(id, title, fast):
 
 TOOLS = [
     Tool("plain", "plain", (), _none, _no_environment, None, ""),
-    Tool("avleak", "avleak", ("avleak",),
-         lambda files, folder: [files["avleak"], "run", "-q", "--json", f"{folder}/avleak.json", "--"],
-         _no_environment, 1, ""),
-    Tool("heaptrack", "heaptrack", ("heaptrack",),
-         lambda files, folder: [files["heaptrack"], "-o", f"{folder}/heaptrack"], _no_environment, None, "heaptrack"),
-    Tool("valgrind", "Valgrind memcheck", ("valgrind",),
-         lambda files, folder: [files["valgrind"], "--leak-check=full", "--error-exitcode=9", "--errors-for-leak-kinds=definite",
-                                f"--num-callers={DEPTH}", f"--log-file={folder}/valgrind.log"],
-         _no_environment, 9, "valgrind"),
-    Tool("heapcheck", "gperftools HEAPCHECK=normal", ("tcmalloc", "pprof"), _none,
-         lambda files, folder: {"LD_PRELOAD": files["tcmalloc"], "HEAPCHECK": "normal", "PPROF_PATH": files["pprof"],
-                                "HEAP_CHECK_DUMP_DIRECTORY": str(folder)},
-         1, "google-perftools and libgoogle-perftools-dev"),
-    Tool("heapprofile", "gperftools heap profiler", ("tcmalloc",), _none,
-         lambda files, folder: {"LD_PRELOAD": files["tcmalloc"], "HEAPPROFILE": f"{folder}/profile"},
-         None, "libgoogle-perftools-dev"),
-    Tool("jemalloc", "jemalloc prof, every allocation", ("jemalloc",), _none,
-         lambda files, folder: {"LD_PRELOAD": files["jemalloc"],
-                                "MALLOC_CONF": "prof:true,lg_prof_sample:0,prof_final:true,prof_leak:true,"
-                                               f"prof_prefix:{folder}/jemalloc"},
-         None, "libjemalloc2"),
+    Tool(
+        "avleak",
+        "avleak",
+        ("avleak",),
+        lambda files, folder: [files["avleak"], "run", "-q", "--json", f"{folder}/avleak.json", "--"],
+        _no_environment,
+        1,
+        "",
+    ),
+    Tool(
+        "heaptrack",
+        "heaptrack",
+        ("heaptrack",),
+        lambda files, folder: [files["heaptrack"], "-o", f"{folder}/heaptrack"],
+        _no_environment,
+        None,
+        "heaptrack",
+    ),
+    Tool(
+        "valgrind",
+        "Valgrind memcheck",
+        ("valgrind",),
+        lambda files, folder: [
+            files["valgrind"],
+            "--leak-check=full",
+            "--error-exitcode=9",
+            "--errors-for-leak-kinds=definite",
+            f"--num-callers={DEPTH}",
+            f"--log-file={folder}/valgrind.log",
+        ],
+        _no_environment,
+        9,
+        "valgrind",
+    ),
+    Tool(
+        "heapcheck",
+        "gperftools HEAPCHECK=normal",
+        ("tcmalloc", "pprof"),
+        _none,
+        lambda files, folder: {
+            "LD_PRELOAD": files["tcmalloc"],
+            "HEAPCHECK": "normal",
+            "PPROF_PATH": files["pprof"],
+            "HEAP_CHECK_DUMP_DIRECTORY": str(folder),
+        },
+        1,
+        "google-perftools and libgoogle-perftools-dev",
+    ),
+    Tool(
+        "heapprofile",
+        "gperftools heap profiler",
+        ("tcmalloc",),
+        _none,
+        lambda files, folder: {"LD_PRELOAD": files["tcmalloc"], "HEAPPROFILE": f"{folder}/profile"},
+        None,
+        "libgoogle-perftools-dev",
+    ),
+    Tool(
+        "jemalloc",
+        "jemalloc prof, every allocation",
+        ("jemalloc",),
+        _none,
+        lambda files, folder: {
+            "LD_PRELOAD": files["jemalloc"],
+            "MALLOC_CONF": f"prof:true,lg_prof_sample:0,prof_final:true,prof_leak:true,prof_prefix:{folder}/jemalloc",
+        },
+        None,
+        "libjemalloc2",
+    ),
     _lsan_tool("lsan", "LeakSanitizer, default unwinder", 1),
     _lsan_tool("lsan-full", "LeakSanitizer, fast_unwind_on_malloc=0", 0),
 ]
@@ -120,6 +172,18 @@ def why_missing(tool, files):
 
 def clean_environment(base):
     """An environment in which no other tool works: `base` without preloads and options of allocators and profilers."""
-    prefixes = ("AVLEAK_", "HEAPCHECK", "HEAP_", "HEAPPROFILE", "MALLOC_", "LSAN_", "ASAN_", "TCMALLOC_", "LD_PRELOAD",
-                "PYTHONMALLOC", "GLIBC_TUNABLES", "VALGRIND_")
+    prefixes = (
+        "AVLEAK_",
+        "HEAPCHECK",
+        "HEAP_",
+        "HEAPPROFILE",
+        "MALLOC_",
+        "LSAN_",
+        "ASAN_",
+        "TCMALLOC_",
+        "LD_PRELOAD",
+        "PYTHONMALLOC",
+        "GLIBC_TUNABLES",
+        "VALGRIND_",
+    )
     return {name: value for name, value in base.items() if not name.startswith(prefixes)}

@@ -1,4 +1,5 @@
 """The workloads: what each one runs, what it shows, and the bars of avleak for it."""
+
 from dataclasses import dataclass, field
 
 
@@ -6,8 +7,8 @@ from dataclasses import dataclass, field
 class Workload:
     """`command` runs in any folder; `program` is the executable whose memory counts.
 
-    `bars` gives the largest value that avleak wants to have: "wall" and "cpu" are ratios to plain, "call" nanoseconds that a
-    malloc or free is slowed by, "check" and "stopped" seconds of the check at the end.
+    `bars` gives the largest value that avleak wants to have: "wall" and "cpu" are ratios to plain, "call" nanoseconds
+    that a malloc or free is slowed by, "check" and "stopped" seconds of the check at the end.
     """
 
     id: str
@@ -44,24 +45,79 @@ def all_workloads(place, quick):
     length = ("-t", "2") if quick else ()
     milliseconds, pairs = ("100", "30000") if quick else ("300", "100000")
     workloads = [
-        Workload("a", "decode of a 200 s 320×180 H.264/AAC file to null, ffmpeg's default threads", ffmpeg + decode, place.ffmpeg,
-                 {"wall": 1.05, "cpu": 1.20}),
-        Workload("a-one", "the same decode with `-threads 1`", ffmpeg + ("-threads", "1") + decode, place.ffmpeg,
-                 {"wall": 1.05, "cpu": 1.20}),
-        Workload("b", "transcode of 720p H.264 to 480p with scale and x264 (veryfast)",
-                 ffmpeg + length + ("-i", str(place.transcode_video), "-vf", "scale=854:480", "-c:v", "libx264", "-preset", "veryfast",
-                                    "-an", "-f", "null", "-"), place.ffmpeg, {"wall": 1.02}),
+        Workload(
+            "a",
+            "decode of a 200 s 320×180 H.264/AAC file to null, ffmpeg's default threads",
+            ffmpeg + decode,
+            place.ffmpeg,
+            {"wall": 1.05, "cpu": 1.20},
+        ),
+        Workload(
+            "a-one",
+            "the same decode with `-threads 1`",
+            ffmpeg + ("-threads", "1") + decode,
+            place.ffmpeg,
+            {"wall": 1.05, "cpu": 1.20},
+        ),
+        Workload(
+            "b",
+            "transcode of 720p H.264 to 480p with scale and x264 (veryfast)",
+            ffmpeg
+            + length
+            + (
+                "-i",
+                str(place.transcode_video),
+                "-vf",
+                "scale=854:480",
+                "-c:v",
+                "libx264",
+                "-preset",
+                "veryfast",
+                "-an",
+                "-f",
+                "null",
+                "-",
+            ),
+            place.ffmpeg,
+            {"wall": 1.02},
+        ),
     ]
     for id, options, title, bar in MICRO:
         amount = ("--pairs", pairs) if "new" in id else ("--ms", milliseconds)
-        workloads.append(Workload(id, title, (str(place.micro),) + options + amount, str(place.micro),
-                                  {"call": bar} if bar else {}, per_pair=True, outcome=False))
+        workloads.append(
+            Workload(
+                id,
+                title,
+                (str(place.micro),) + options + amount,
+                str(place.micro),
+                {"call": bar} if bar else {},
+                per_pair=True,
+                outcome=False,
+            )
+        )
     workloads += [
-        Workload("c-dormant", "same stack, 1 thread, no libav in the process", (str(place.micro_dormant), "--ms", milliseconds),
-                 str(place.micro_dormant), {"call": 2}, per_pair=True, outcome=False, uses_libav=False),
-        Workload("d", "PyAV decodes the video of (a) in Python", (str(place.python), str(place.decode_py), str(place.decode_video)),
-                 str(place.python)),
-        Workload("e", "a program with libav and a million live blocks, 5 frames definitely and 1 possibly lost",
-                 (str(place.million),) + (("100000",) if quick else ()), str(place.million), {"check": 1.0, "stopped": 0.2}),
+        Workload(
+            "c-dormant",
+            "same stack, 1 thread, no libav in the process",
+            (str(place.micro_dormant), "--ms", milliseconds),
+            str(place.micro_dormant),
+            {"call": 2},
+            per_pair=True,
+            outcome=False,
+            uses_libav=False,
+        ),
+        Workload(
+            "d",
+            "PyAV decodes the video of (a) in Python",
+            (str(place.python), str(place.decode_py), str(place.decode_video)),
+            str(place.python),
+        ),
+        Workload(
+            "e",
+            "a program with libav and a million live blocks, 5 frames definitely and 1 possibly lost",
+            (str(place.million),) + (("100000",) if quick else ()),
+            str(place.million),
+            {"check": 1.0, "stopped": 0.2},
+        ),
     ]
     return workloads

@@ -1,4 +1,5 @@
 """What measure.py counts, and that it leaves nothing behind."""
+
 import os
 import sys
 import tempfile
@@ -35,7 +36,9 @@ class Measure(unittest.TestCase):
 
     def test_a_fork_of_the_target_is_no_analyzer(self):
         executable = os.path.realpath(sys.executable)
-        run = self.run_it([sys.executable, "-c", f"import os\nif os.fork(): os.wait()\nelse:\n exec({BURN!r})"], target=executable)
+        run = self.run_it(
+            [sys.executable, "-c", f"import os\nif os.fork(): os.wait()\nelse:\n exec({BURN!r})"], target=executable
+        )
         self.assertGreaterEqual(run.target_kib, 64 << 10)
         self.assertEqual(run.other_kib, 0)
 

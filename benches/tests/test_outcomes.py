@@ -1,4 +1,5 @@
 """The readers, on the real words of each tool (cut from runs over benches/programs/million.c)."""
+
 import json
 import tempfile
 import unittest
@@ -83,7 +84,9 @@ class Readers(unittest.TestCase):
         self.assertIsNone(self.read("lsan", {"lsan.1": fatal}))
 
     def test_heap_profile_counts_from_libavutil_outwards(self):
-        outcome = self.read("heapprofile", {"profile.0001.heap": "heap profile: 1: 1 [1: 1]", "profile.0002.heap": PROFILE})
+        outcome = self.read(
+            "heapprofile", {"profile.0001.heap": "heap profile: 1: 1 [1: 1]", "profile.0002.heap": PROFILE}
+        )
         self.assertEqual((outcome.seen, outcome.says), (1000093, "1,000,089 blocks in use"))
         self.assertEqual(outcome.depths, (5,))
 
@@ -97,11 +100,19 @@ class Readers(unittest.TestCase):
     def test_avleak(self):
         frame = [{"function": "av_frame_alloc", "libav": True}, {"function": "main"}]
         none = {"frames": 0}
-        report = {"verdict": "leaks", "observed": {"allocations": 7, "events_dropped": 3},
-                  "totals": {"definitely_lost": {"frames": 5}, "indirectly_lost": none, "possibly_lost": {"frames": 1},
-                             "unclassified": none},
-                  "groups": [{"stack": frame}, {"stack": [{"function": "own"}]}], "completeness": {"notes": []},
-                  "check": {"duration_s": 0.5, "stopped_ms": 20.0}}
+        report = {
+            "verdict": "leaks",
+            "observed": {"allocations": 7, "events_dropped": 3},
+            "totals": {
+                "definitely_lost": {"frames": 5},
+                "indirectly_lost": none,
+                "possibly_lost": {"frames": 1},
+                "unclassified": none,
+            },
+            "groups": [{"stack": frame}, {"stack": [{"function": "own"}]}],
+            "completeness": {"notes": []},
+            "check": {"duration_s": 0.5, "stopped_ms": 20.0},
+        }
         outcome = self.read("avleak", {"avleak.json": json.dumps(report)})
         self.assertEqual(outcome.says, "leaks: 5 frames definitely lost, 1 frame possibly lost; 3 events dropped")
         self.assertEqual((outcome.seen, outcome.depths, outcome.to_main), (7, (2,), 1))

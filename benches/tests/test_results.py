@@ -1,4 +1,5 @@
 """Ratios, and the page that is made of them."""
+
 import unittest
 
 from harness import document, tools
@@ -51,7 +52,10 @@ class Page(unittest.TestCase):
         self.assertIn("| Valgrind memcheck | — | — | — | — | — | — | — | took longer than 90 s | 0 |", self.page)
 
     def test_outcome_and_memory(self):
-        self.assertIn("| avleak | 1.50 | 1.10 (1.10–1.50) | 1.50 | 1.10 | 2.0 | 2.00 | 0.5 | exit 0; 10 allocations; clean | 3 |", self.page)
+        self.assertIn(
+            "| avleak | 1.50 | 1.10 (1.10–1.50) | 1.50 | 1.10 | 2.0 | 2.00 | 0.5 | exit 0; 10 allocations; clean | 3 |",
+            self.page,
+        )
 
     def test_every_row_of_a_table_has_the_columns_of_its_header(self):
         columns = None
