@@ -41,6 +41,9 @@ def arguments():
     )
     parser.add_argument("-n", type=int, default=None, metavar="ROUNDS", help="rounds; default: 7, or 1 with --quick")
     parser.add_argument(
+        "--minutes", type=float, default=14, help="after this long only the first round goes on; default: 14"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="a first look: one round, shorter workloads, short patience"
     )
     parser.add_argument(
@@ -87,13 +90,18 @@ class Bench:
         self.rounds = given.n or (1 if given.quick else 7)
         self.budget = given.budget or (2.0 if given.quick else 10.0)
         self.timeout = 20.0 if given.quick else 90.0
+        self.seconds = given.minutes * 60
         self.results = Results()
         self.environment = tool_list.clean_environment(os.environ)
 
     def run(self, scratch):
-        """All rounds. A (workload, tool) that failed is not tried again."""
+        """All rounds, or as many as there is time for after the first. A (workload, tool) that failed is not tried again."""
+        began = time.monotonic()
         for round in range(self.rounds):
             for workload in self.workloads:
+                if round > 0 and time.monotonic() - began > self.seconds:
+                    say(f"the time is up in round {round + 1} of {self.rounds}")
+                    return
                 # Plain is the measure of its round: a tool's ratio is to the plain run beside it.
                 for tool in random.sample(self.tools, len(self.tools)):
                     self.one(workload, tool, round, scratch)
