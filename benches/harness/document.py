@@ -21,6 +21,12 @@ ABOUT_PAGE = """\
 Written by `make bench`: every tool and avleak side by side in one run, a round of all tools at a time, in random order.
 Run it to have the figures of your machine; the ratios are what can be compared.
 """
+# From here on the clock says more of the others than of the tools.
+BUSY_SHARE = 0.1
+ABOUT_BUSY = """\
+**This machine was busy with other work meanwhile: times by the clock, and what hangs on them (an analyzer that gets no
+processor in time), are not to be trusted. CPU times are better. Run it again on a quiet machine.**
+"""
 ABOUT_FIGURES = """\
 Ratios are medians of the ratios to the plain run of the same round. CPU is of all processes, analyzers included. Memory
 is the largest VmHWM of the process under test, and of the largest process beside it. Every tool unwinds each
@@ -265,6 +271,7 @@ def render(results, workloads, tools, versions, settings, seconds):
         f"- {'; '.join(f'{name} {version}' for name, version in versions)}",
         f"- {time.strftime('%Y-%m-%d', time.gmtime())}, {settings}; {seconds / 60:.0f} minutes in all. Meanwhile other processes took"
         f" {results.foreign_share() * 100:.0f} % of one processor.\n",
+        *([ABOUT_BUSY] if results.foreign_share() > BUSY_SHARE else []),
         ABOUT_FIGURES,
     ]
     bars = bar_rows(results, workloads)

@@ -124,6 +124,11 @@ def _valgrind(folder, _run, _program):
         )
     ]
     says = ", ".join(f"{plural(number, 'block')} {name}" for name, number in lost if number) or "no leaks"
+    # Invalid reads and the like lead to the same exit status as leaks.
+    errors = re.search(r"ERROR SUMMARY: ([\d,]+) errors", text)
+    others = int(errors[1].replace(",", "")) - text.count("are definitely lost in loss record") if errors else 0
+    if others > 0:
+        says += f"; {plural(others, 'other error')}"
     depths, to_main = [], 0
     for stack in _valgrind_stacks(text):
         if "av_malloc" in stack:

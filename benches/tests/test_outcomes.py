@@ -70,6 +70,12 @@ class Readers(unittest.TestCase):
         self.assertEqual(outcome.says, "5 blocks definitely lost, 15 blocks indirectly lost, 4 blocks possibly lost")
         self.assertEqual((outcome.depths, outcome.to_main), ((4,), 1))
 
+    def test_valgrinds_other_errors_are_no_leaks(self):
+        text = VALGRIND + "==22709== ERROR SUMMARY: 13 errors from 5 contexts (suppressed: 0 from 0)\n"
+        self.assertTrue(self.read("valgrind", {"valgrind.log": text}).says.endswith("possibly lost; 12 other errors"))
+        text = text.replace("13 errors", "1 errors")
+        self.assertTrue(self.read("valgrind", {"valgrind.log": text}).says.endswith("possibly lost"))
+
     def test_valgrind_that_died_has_no_result(self):
         self.assertIsNone(self.read("valgrind", {"valgrind.log": "==1== Process terminating\n"}))
         self.assertIsNone(outcomes.read("valgrind", self.folder / "nowhere", Run(), ""))

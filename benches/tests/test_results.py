@@ -57,6 +57,13 @@ class Page(unittest.TestCase):
             self.page,
         )
 
+    def test_a_busy_machine_is_named(self):
+        self.assertNotIn("busy", self.page)
+        results = some_results()
+        results.cell("a", "plain").runs[0].foreign_cpu = 8.0
+        page = document.render(results, [WORKLOAD], [tools.by_id("plain")], [], "1 round", 60.0)
+        self.assertIn("This machine was busy", page)
+
     def test_every_row_of_a_table_has_the_columns_of_its_header(self):
         columns = None
         for line in self.page.splitlines():
