@@ -31,7 +31,7 @@ def arguments():
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--workload", default="", metavar="LIST", help="letters or ids, joined by commas: a, a-one, b, c, c-same-1 …"
+        "--workload", default="", metavar="LIST", help="joined by commas: a, a-one, b, c, c-same, c-same-1 …"
     )
     parser.add_argument(
         "--tool",

@@ -21,8 +21,8 @@ class Workload:
     uses_libav: bool = True
 
     def matches(self, words):
-        """Whether one of `words` is this workload's id or the letter that its id begins with."""
-        return any(self.id == word or self.id.split("-")[0] == word for word in words)
+        """Whether one of `words` is this workload's id or the beginning of it: `a`, `c-same`."""
+        return any(self.id == word or self.id.startswith(word + "-") for word in words)
 
 
 MICRO = [
@@ -46,7 +46,7 @@ def all_workloads(place, quick):
     milliseconds, pairs = ("100", "30000") if quick else ("300", "100000")
     workloads = [
         Workload(
-            "a",
+            "a-default",
             "decode of a 200 s 320×180 H.264/AAC file to null, ffmpeg's default threads",
             ffmpeg + decode,
             place.ffmpeg,

@@ -38,6 +38,14 @@ class Ratios(unittest.TestCase):
         self.assertIsNone(some_results().added("c-same-1", "heaptrack", "wall_ns"))
 
 
+class Choice(unittest.TestCase):
+    def test_a_workload_is_named_by_the_beginning_of_its_id(self):
+        for words in ["c"], ["c-same"], ["c-same-1"], ["a", "c"]:
+            self.assertTrue(MICRO.matches(words), words)
+        for words in ["c-sam"], ["a"], ["c-same-1-x"], []:
+            self.assertFalse(MICRO.matches(words), words)
+
+
 class Page(unittest.TestCase):
     def setUp(self):
         chosen = [tools.by_id(id) for id in ("plain", "avleak", "heaptrack", "valgrind")]
