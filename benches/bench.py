@@ -156,10 +156,10 @@ class Bench:
             return f"it was not armed ({outcome.says})"
         if outcome.check_s is not None:
             run.program |= {"check_s": outcome.check_s, "stopped_s": outcome.stopped_s}
-        if workload.per_pair and outcome.seen is not None and outcome.seen + outcome.dropped < run.program["all_pairs"]:
-            return f"it saw {outcome.seen:,} of {run.program['all_pairs']:,} allocations and said nothing of the others"
+        if workload.per_pair and outcome.seen is not None:
+            outcome.unseen = max(0, run.program["all_pairs"] - outcome.seen - outcome.dropped)
         # Of all rounds the one that says most of what went wrong.
-        if cell.outcome is None or outcome.dropped > cell.outcome.dropped:
+        if cell.outcome is None or outcome.dropped + outcome.unseen > cell.outcome.dropped + cell.outcome.unseen:
             cell.outcome = outcome
         return ""
 

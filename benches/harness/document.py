@@ -175,9 +175,10 @@ def micro_tables(results, workloads, tools):
             change = results.added(workload.id, tool.id, key)
             bar = workload.bars.get("call") if tool.id == "avleak" else None
             text = _number(change, 1 if change is not None and abs(change) < 100 else 0)
-            dropped = results.cell(workload.id, tool.id).outcome
+            outcome = results.cell(workload.id, tool.id).outcome
             text += f" (bar {bar})" if bar else ""
-            text += f", {dropped.dropped:,} dropped" if dropped and dropped.dropped else ""
+            text += f", {outcome.dropped:,} dropped" if outcome and outcome.dropped else ""
+            text += f", {outcome.unseen:,} not accounted for" if outcome and outcome.unseen else ""
             return _micro_value(results, workload, tool, lambda _cell: text)
 
         return value

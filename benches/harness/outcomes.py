@@ -24,6 +24,8 @@ class Outcome:
     check_s: float | None = None
     stopped_s: float | None = None
     analyzer_notes: tuple = ()
+    # Allocations that the program made and the tool does not account for.
+    unseen: int = 0
 
 
 def plural(count, noun):
@@ -57,8 +59,10 @@ def _avleak(folder, _run, _program):
     stacks = [group["stack"] for group in report["groups"]]
     libav = [stack for stack in stacks if stack and stack[0].get("libav")]
     check = report.get("check") or {}
+    # Those that died young may be counted apart.
+    seen = observed["allocations"] + sum(count for key, count in observed.items() if "cancelled" in key)
     return Outcome(
-        observed["allocations"],
+        seen,
         says,
         tuple(len(stack) for stack in libav),
         sum(any(frame.get("function") == "main" for frame in stack) for stack in libav),

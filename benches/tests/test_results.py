@@ -65,6 +65,12 @@ class Page(unittest.TestCase):
             self.page,
         )
 
+    def test_what_a_tool_did_not_account_for_is_in_the_table(self):
+        results = some_results()
+        results.cell("c-same-1", "avleak").outcome = Outcome(seen=1, dropped=3, unseen=4000)
+        page = document.render(results, [MICRO], [tools.by_id("plain"), tools.by_id("avleak")], [], "1 round", 60.0)
+        self.assertIn("25.0 (bar 30), 3 dropped, 4,000 not accounted for", page)
+
     def test_a_busy_machine_is_named(self):
         self.assertNotIn("busy", self.page)
         results = some_results()
