@@ -117,7 +117,7 @@ def versions(here, files):
     package = ["dpkg-query", "-W", "-f=${Version}"]
     if files["avleak"]:
         ask("avleak", files["avleak"], "--version")
-    ask("commit", "git", "-C", str(here.root), "describe", "--always", "--dirty", "--exclude=*")
+    ask("benches at commit", "git", "-C", str(here.root), "describe", "--always", "--dirty", "--exclude=*")
     for name, needed, debian in (
         ("heaptrack", "heaptrack", "heaptrack"),
         ("Valgrind", "valgrind", "valgrind"),
