@@ -20,6 +20,10 @@ setup: ## Install what the build and the demo need (Debian packages; asks for su
 setup-tests: ## Install what the tests need as well
 	@scripts/setup.sh tests
 
+.PHONY: setup-bench
+setup-bench: ## Install what `make bench` compares avleak with
+	@scripts/setup.sh bench
+
 .PHONY: build
 build: ## Build avleak and libavleak.so into target/release
 	@cargo build --release --locked --workspace </dev/null
@@ -49,7 +53,17 @@ test: ## Set up, build, and run every test
 	    status=$${PIPESTATUS[0]}; scripts/test-summary.sh build/test.log; exit $$status
 
 .PHONY: test-all
-test-all: lint test ## Lint, then run every test
+test-all: lint test test-bench ## Lint, then run every test, also those of the benchmark
+
+.PHONY: bench
+bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md
+	@$(MAKE) --no-print-directory setup-bench build
+	@python3 benches/bench.py $(if $(WORKLOAD),--workload '$(WORKLOAD)') $(if $(TOOL),--tool '$(TOOL)') $(if $(N),-n '$(N)') \
+	    $(if $(filter-out 0,$(QUICK)),--quick)
+
+.PHONY: test-bench
+test-bench: ## Test the benchmark's own arithmetic and its readers of other tools' output
+	@python3 -m unittest discover -q -s benches -t benches
 
 .PHONY: check-exports
 check-exports: ## Compare what libavleak.so exports with the table of hooks

@@ -2,6 +2,7 @@
 # Makes the sample videos of the demo and the tests: build/media (or $AVLEAK_MEDIA). Files that are there are kept.
 #   make-media.sh            the 10 s sample (640x360 H.264 and AAC) and the scanned page
 #   make-media.sh v180       also the 200 s file of the measurements (320x180)
+#   make-media.sh v720       also the 10 s file of the transcode benchmark (1280x720)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 media=${AVLEAK_MEDIA:-build/media}
@@ -34,8 +35,12 @@ v180)
     make_file v180.mp4 -f lavfi -i testsrc2=size=320x180:rate=30 -f lavfi -i sine=frequency=440 -t 200 \
         -c:v libx264 -preset ultrafast -g 30 -c:a aac
     ;;
+v720)
+    make_file v720.mp4 -f lavfi -i testsrc2=size=1280x720:rate=30 -t 10 \
+        -c:v libx264 -preset ultrafast -g 60 -pix_fmt yuv420p
+    ;;
 *)
-    echo "make-media.sh: unknown file '$1': v180 is the only one made on demand" >&2
+    echo "make-media.sh: unknown file '$1': v180 and v720 are made on demand" >&2
     exit 2
     ;;
 esac

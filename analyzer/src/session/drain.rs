@@ -230,8 +230,14 @@ impl Worker {
             let done = Instant::now();
             self.settle_at = done + SETTLE_EVERY.max((done - begun) * SETTLE_SHARE);
         }
-        self.timeline.sample(clock::monotonic_ns(), &self.live);
+        self.timeline.sample(clock::monotonic_ns(), &self.live, self.cancelled());
         taken
+    }
+
+    /// Allocations so far that were given back young, of which no event came.
+    fn cancelled(&self) -> u64 {
+        let of = |ring: &Ring| ring.consumer.header().cancelled.load(Ordering::Relaxed);
+        self.rings.iter().map(of).fold(0, u64::saturating_add)
     }
 
     /// The process stands still or is gone: takes everything.
@@ -250,6 +256,7 @@ impl Worker {
                 self.live.died_young(made, freed, count, kind);
             });
         }
+        self.timeline.sample(clock::monotonic_ns(), &self.live, self.cancelled());
     }
 
     /// Sleeps until a producer wakes it, or for `at_most`.
@@ -271,12 +278,11 @@ impl Worker {
         let mut calls = [0u64; API_NAMES.len()];
         let mut dropped = header.dropped_without_ring.load(Ordering::Relaxed);
         let mut waited_ns = 0u64;
-        let mut cancelled = 0u64;
+        let cancelled = self.cancelled();
         for ring in &self.rings {
             let header = ring.consumer.header();
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
             waited_ns = waited_ns.saturating_add(header.waited_ns.load(Ordering::Relaxed));
-            cancelled = cancelled.saturating_add(header.cancelled.load(Ordering::Relaxed));
             for (sum, count) in calls.iter_mut().zip(&header.calls) {
                 *sum = sum.saturating_add(count.load(Ordering::Relaxed));
             }

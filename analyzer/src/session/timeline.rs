@@ -68,7 +68,9 @@ impl Timeline {
     }
 
     /// All rings were just emptied into `live`; it is `now_ns` of CLOCK_MONOTONIC.
-    pub fn sample(&mut self, now_ns: u64, live: &LiveSet) {
+    ///
+    /// `cancelled`: allocations so far that were given back young, of which the live set knows nothing.
+    pub fn sample(&mut self, now_ns: u64, live: &LiveSet, cancelled: u64) {
         let elapsed = now_ns.saturating_sub(self.start_ns);
         while elapsed / self.interval_ns >= MOST_SAMPLES as u64 {
             halve(&mut self.samples);
@@ -81,7 +83,8 @@ impl Timeline {
         while self.samples.len() <= at {
             self.samples.push(still);
         }
-        let (allocations, frees) = (live.counts.allocations, live.counts.frees);
+        let of_all = |count: u64| count.saturating_add(cancelled);
+        let (allocations, frees) = (of_all(live.counts.allocations), of_all(live.counts.frees));
         if let Some(sample) = self.samples.last_mut() {
             sample.frames.see(live.census.frames);
             sample.blocks.see(live.len());
@@ -166,16 +169,16 @@ mod tests {
         for frame in 0..10 {
             target.make(frame, 1);
         }
-        timeline.sample(5 * MS, &target.live);
+        timeline.sample(5 * MS, &target.live, 0);
         for frame in 0..7 {
             target.free(frame);
         }
-        timeline.sample(5 * MS + 400_000, &target.live);
+        timeline.sample(5 * MS + 400_000, &target.live, 0);
         target.make(20, 1);
-        timeline.sample(5 * MS + 900_000, &target.live);
+        timeline.sample(5 * MS + 900_000, &target.live, 0);
         // Nobody looks for a while, then one more is there.
         target.make(21, 1);
-        timeline.sample(9 * MS, &target.live);
+        timeline.sample(9 * MS, &target.live, 0);
         let recorded = timeline.finish(&target.live);
         let span = |at: usize| {
             let frames = recorded.samples[at].frames;
@@ -199,11 +202,11 @@ mod tests {
                 for frame in 0..5 {
                     target.make(frame, 1);
                 }
-                timeline.sample(seconds * 1_000 * MS / steps * step, &target.live);
+                timeline.sample(seconds * 1_000 * MS / steps * step, &target.live, 0);
                 for frame in 0..5 {
                     target.free(frame);
                 }
-                timeline.sample(seconds * 1_000 * MS / steps * step, &target.live);
+                timeline.sample(seconds * 1_000 * MS / steps * step, &target.live, 0);
             }
             let recorded = timeline.finish(&target.live);
             let count = recorded.samples.len() as u64;
@@ -225,11 +228,11 @@ mod tests {
         let mut timeline = Timeline::new(0);
         for frame in 0..1_000 {
             target.make(frame, if frame % 4 == 0 { 2 } else { 1 });
-            timeline.sample(frame * MS, &target.live);
+            timeline.sample(frame * MS, &target.live, 0);
         }
         for frame in 0..990 {
             target.free(frame);
-            timeline.sample((1_000 + frame) * MS, &target.live);
+            timeline.sample((1_000 + frame) * MS, &target.live, 0);
         }
         let peak = timeline.finish(&target.live).frames;
         assert_eq!((peak.value, peak.at_ns), (1_000, 999 * MS));
@@ -244,7 +247,7 @@ mod tests {
         let mut timeline = Timeline::new(0);
         for frame in 0..1_003 {
             target.make(frame, 1);
-            timeline.sample(frame * MS, &target.live);
+            timeline.sample(frame * MS, &target.live, 0);
         }
         let peak = timeline.finish(&target.live).frames;
         assert_eq!((peak.value, peak.taken_at, peak.by_stack[0].frames), (1_003, 1_003, 1_003));
@@ -257,7 +260,7 @@ mod tests {
             let mut timeline = Timeline::new(start);
             target.make(1, 1);
             for now in [10, u64::MAX - 1, u64::MAX] {
-                timeline.sample(now, &target.live);
+                timeline.sample(now, &target.live, 0);
             }
             assert!(timeline.finish(&target.live).samples.len() <= MOST_SAMPLES);
         }
