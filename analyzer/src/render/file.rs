@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// A report that could not be written. Nothing half-written was left behind.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write report {}: {} ({})", .path.display(), errno::name(.source), remedy(.source))]
+#[error("cannot write {}: {} ({})", .path.display(), errno::name(.source), remedy(.source))]
 pub struct WriteError {
     /// Where it was to go.
     pub path: PathBuf,

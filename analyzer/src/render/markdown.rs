@@ -241,5 +241,5 @@ fn escaped(text: &str) -> String {
 
 /// Text inside an HTML element.
 fn html(text: &str) -> String {
-    brief::clean(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    brief::clean(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('@', "&#64;")
 }
