@@ -9,7 +9,7 @@ use avleak_wire::event::{
     Event, FREE_UNMAPS, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE,
     KIND_FREE, KIND_FREE_BY_REALLOC,
 };
-use avleak_wire::young::{BY_REALLOC, MOVING, OBJECT, SETS, WAYS, Young, tag_of};
+use avleak_wire::young::{BY_REALLOC, MOVING, OBJECT, Young};
 
 use crate::segment::Segment;
 use crate::thread::{self, ThreadState};
@@ -88,60 +88,26 @@ fn wait_and_publish(generation: u32, segment: &Segment, state: &mut ThreadState,
     false
 }
 
-/// First cell of the set in which `address` has its place among the young.
+/// Publishes an allocation that was young.
 #[inline(always)]
-fn set_of(address: u64) -> u32 {
-    // The top bits of the product: 7 for 128 sets.
-    ((address >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - SETS.trailing_zeros())) as u32 * WAYS
-}
-
-/// The cell that holds `address` among the thread's young.
-#[inline(always)]
-fn young_cell(state: &ThreadState, address: u64) -> Option<u32> {
-    let (set, tag) = (set_of(address), tag_of(address));
-    (set..set + WAYS).find(|&index| state.ring.young(index).tag() == tag)
-}
-
-/// Publishes what the cell holds, which stays in its cell, marked, until the caller empties or refills it.
-#[inline(always)]
-fn push_young(generation: u32, state: &mut ThreadState, index: u32) -> Young {
-    let cell = state.ring.young(index);
-    let young = cell.held();
-    cell.mark_moving();
+fn publish_young(generation: u32, state: &mut ThreadState, young: Young) {
     if publish(generation, state, young.event()) {
         state.told.note(young.address, young.size);
     }
-    young
 }
 
-/// Puts a new block among the young, in place of the oldest of its set if need be.
+/// Publishes what the cell holds, which stays in its cell, marked, until the caller empties it.
+#[inline(always)]
+fn push_young(generation: u32, state: &mut ThreadState, index: u32) -> Young {
+    let ring = state.ring;
+    ring.publish_young(index, |young| publish_young(generation, state, young))
+}
+
+/// Puts a new block among the young.
 #[inline(always)]
 fn keep_young(generation: u32, state: &mut ThreadState, young: Young) {
-    let (set, tag) = (set_of(young.address), tag_of(young.address));
-    let (mut place, mut oldest, mut oldest_stamp) = (None, set, u64::MAX);
-    for index in set..set + WAYS {
-        let cell = state.ring.young(index);
-        match cell.tag() {
-            0 => place = place.or(Some(index)),
-            known if known == tag => {
-                // Somebody else gave that one back. Both its events are told.
-                (place, oldest) = (None, index);
-                break;
-            }
-            _ => {
-                let stamp = cell.stamp();
-                if stamp < oldest_stamp {
-                    (oldest, oldest_stamp) = (index, stamp);
-                }
-            }
-        }
-    }
-    let index = place.unwrap_or_else(|| {
-        push_young(generation, state, oldest);
-        state.ring.young(oldest).empty();
-        oldest
-    });
-    state.ring.young(index).fill(young);
+    let ring = state.ring;
+    ring.keep_young(young, |old| publish_young(generation, state, old));
 }
 
 #[inline(always)]
@@ -191,9 +157,7 @@ pub fn fate(address: u64) -> u64 {
 /// The young block at `address`, if it is this thread's and nobody else gave it back meanwhile.
 #[inline(always)]
 fn own_young(state: &ThreadState, address: u64) -> Option<u32> {
-    let index = young_cell(state, address)?;
-    let mark = state.ring.young(index).held().mark;
-    (mark & !OBJECT == foreign::count(address)).then_some(index)
+    state.ring.own_young(address, foreign::count(address))
 }
 
 /// How a block ends.
@@ -221,7 +185,7 @@ fn dies_young(generation: u32, state: &mut ThreadState, index: u32, caller: Regi
         };
         if cancels && thread::still_armed(generation) {
             state.ring.count_cancelled();
-            state.ring.young(index).empty();
+            state.ring.empty_young(index);
             return;
         }
     }
@@ -245,7 +209,7 @@ fn ends(generation: u32, state: &mut ThreadState, index: Option<u32>, caller: Re
         state.told.forget(end.address);
     }
     if let Some(index) = index {
-        state.ring.young(index).empty();
+        state.ring.empty_young(index);
     }
     state.ring.end();
 }
@@ -259,7 +223,7 @@ pub fn freeing(generation: u32, caller: Registers, address: u64) {
             Some(index) => dies_young(generation, state, index, caller, end),
             None => {
                 foreign::note(address);
-                let index = young_cell(state, address);
+                let index = state.ring.find_young(address);
                 ends(generation, state, index, caller, end);
             }
         }
@@ -292,13 +256,15 @@ pub fn reallocated(generation: u32, caller: Registers, old: Old, new: u64, size:
         state.ring.end();
     });
     if done.is_none() {
+        // Late, but whoever has the old address by now must not take it for the young block that this thread still thinks it has.
+        foreign::note(old.address);
         count_lost(2);
     }
 }
 
 #[inline(always)]
 fn old_ends(generation: u32, state: &mut ThreadState, caller: Registers, old: Old, end: End) {
-    match young_cell(state, old.address) {
+    match state.ring.find_young(old.address) {
         Some(index) if old.own => dies_young(generation, state, index, caller, end),
         index => ends(generation, state, index, caller, end),
     }
@@ -374,7 +340,7 @@ fn count_call(state: &ThreadState, api: usize) {
 pub fn made_by_call(generation: u32, caller: Registers, api: usize, kind: u8, address: u64) {
     let done = with_state(generation, caller.sp, |state| {
         count_call(state, api);
-        let stack = match young_cell(state, address) {
+        let stack = match state.ring.find_young(address) {
             Some(index) => {
                 let young = state.ring.young(index).held();
                 if !state.compared.first_time(young.stack) || young.mark & MOVING != 0 {
@@ -383,7 +349,7 @@ pub fn made_by_call(generation: u32, caller: Registers, api: usize, kind: u8, ad
                 // The allocation first: the analyzer is to know it when this comes.
                 state.ring.begin();
                 push_young(generation, state, index);
-                state.ring.young(index).empty();
+                state.ring.empty_young(index);
                 young.stack
             }
             None => {

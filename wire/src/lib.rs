@@ -3,7 +3,8 @@
 //! * [`layout`]: where everything lies in the segment, with compile-time checks.
 //! * [`event`]: the 32-byte event and its decoder.
 //! * [`ring`]: the single-producer, single-consumer ring of events that each thread owns.
-//! * [`young`]: allocations that a thread keeps to itself until it is clear that they outlive it, and those that did not.
+//! * [`young`]: allocations that a thread keeps to itself until it is clear that they outlive it, and those that did not;
+//!   [`table`]: what their thread does with them.
 //! * [`options`]: the keys of AVLEAK_OPTIONS.
 //! * [`registration`]: the messages on the unix socket by which a segment is handed over.
 //!
@@ -20,6 +21,7 @@ pub mod layout;
 pub mod options;
 pub mod registration;
 pub mod ring;
+pub mod table;
 pub mod young;
 
 /// The atomics of shared memory: loom's where the protocol is explored.

@@ -12,7 +12,7 @@
 use crate::event::{Event, EventCell};
 use crate::layout::{DEATH_SLOTS, DEATHS_IN_RING, EVENTS_IN_RING, RING_EVENTS, RingHeader, YOUNG_IN_RING, YOUNG_SLOTS};
 use crate::sync::{Ordering, fence};
-use crate::young::{DeathCell, Young};
+use crate::young::{DeathCell, WAYS, Young};
 
 /// Where the words of a ring lie.
 pub trait RingMemory {
@@ -20,6 +20,8 @@ pub trait RingMemory {
     const EVENTS: u64;
     /// Young cells: a power of two.
     const YOUNG: u32;
+    /// Young cells in which one address may lie: a power of two, at most [`Self::YOUNG`].
+    const WAYS: u32;
     /// Pairs of stacks: a power of two.
     const DEATHS: u32;
     /// The header.
@@ -58,6 +60,7 @@ impl Mapped {
 impl RingMemory for Mapped {
     const EVENTS: u64 = RING_EVENTS;
     const YOUNG: u32 = YOUNG_SLOTS;
+    const WAYS: u32 = WAYS;
     const DEATHS: u32 = DEATH_SLOTS;
 
     #[inline(always)]

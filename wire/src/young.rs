@@ -13,13 +13,10 @@
 //!   then every 64th death go through the ring, so that lifetimes are known.
 
 use crate::event::{ADDRESS_BITS, Event, EventCell, KIND_ALLOC};
-use crate::layout::YOUNG_SLOTS;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Cells of one set: an address has its place in one of these.
 pub const WAYS: u32 = 4;
-/// Sets of the table.
-pub const SETS: u32 = YOUNG_SLOTS / WAYS;
 
 /// [`Young::mark`]: FFmpeg's code made it, so that it may be an object whose death is counted by its pair of stacks.
 pub const OBJECT: u32 = 1 << 30;
@@ -123,14 +120,14 @@ impl EventCell {
                 // Empty; or no producer of this version wrote that.
                 return None;
             }
-            let stamp = self.0[0].load(Ordering::Relaxed);
-            let size = self.0[2].load(Ordering::Relaxed);
-            let last = self.0[3].load(Ordering::Relaxed);
+            let words = || [0, 2, 3].map(|word| self.0[word].load(Ordering::Relaxed));
+            let seen = words();
             // Pairs with the fence in `fill`: had a word above been of a later filling, the tag read now would be 0 or later too.
             fence(Ordering::Acquire);
-            // The stamp tells two fillings with one address apart: read behind the tag (acquire).
-            let again = (self.0[1].load(Ordering::Acquire), self.0[0].load(Ordering::Relaxed));
-            if again == (tag, stamp) {
+            // A later filling with the same address has the same tag. All words once more, behind the tag (acquire): those of two fillings
+            // differ in the stamp, and words of which some are of the one and some of the other are not read twice alike.
+            if self.0[1].load(Ordering::Acquire) == tag && words() == seen {
+                let [stamp, size, last] = seen;
                 let address = tag & ((1 << ADDRESS_BITS) - 1);
                 return Some(Young { stamp, address, size, stack: last as u32, mark: (last >> 32) as u32 });
             }

@@ -334,6 +334,11 @@ impl LiveSet {
         false
     }
 
+    /// This allocation, or something later at its address, was applied.
+    pub fn knows(&self, address: u64, stamp: u64) -> bool {
+        self.entries.get(&address).is_some_and(|entry| entry.stamp >= stamp)
+    }
+
     /// How many blocks are alive.
     pub fn len(&self) -> u64 {
         self.live

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
 use avleak_wire::ring::Consumer;
-use avleak_wire::young::Young;
+use avleak_wire::young::{MOVING, Young};
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
@@ -248,7 +248,10 @@ impl Worker {
         }
         while self.pass() > 0 {}
         for one in young {
-            self.live.apply(one.event(), |stack, size| self.types.kind_of(stack, size));
+            // On its way when the process stopped: it may have come through the ring.
+            if one.mark & MOVING == 0 || !self.live.knows(one.address, one.stamp) {
+                self.live.apply(one.event(), |stack, size| self.types.kind_of(stack, size));
+            }
         }
         for ring in &self.rings {
             ring.consumer.deaths(|made, freed, count| {
