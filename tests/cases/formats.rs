@@ -231,7 +231,9 @@ fn sarif_follows_its_schema_and_points_at_the_sources() {
 fn sarif_schema() -> jsonschema::Validator {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["metadata", "--format-version=1", "--offline", "--locked"]).current_dir(repository());
+    // Of this platform only: of the others nothing was fetched.
+    command.args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"]);
+    command.current_dir(repository());
     let found = process::run(&mut command, LIMIT).expect_success();
     let metadata: Value = serde_json::from_slice(&found.stdout).expect("cargo's metadata");
     let mut packages = metadata["packages"].as_array().expect("packages").iter();
