@@ -1,6 +1,7 @@
 //! End-to-end tests: each topic is a module, each behaviour a test. See the harness for how truth and report are compared.
 
 mod ci;
+mod ci_baseline;
 mod ci_docs;
 mod ci_go;
 mod errors;
