@@ -6,7 +6,8 @@ set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
-tests=(valgrind gdb strace unpaper util-linux)
+tests=(valgrind gdb strace unpaper util-linux gstreamer1.0-libav gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+    gstreamer1.0-tools)
 
 wanted=("${build[@]}")
 case "${1:-}" in
