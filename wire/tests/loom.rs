@@ -150,7 +150,9 @@ impl<const E: usize, const Y: usize> Thread<E, Y> {
             ring.begin();
             let index = ring.find_young(address);
             if let Some(index) = index {
-                ring.publish_young(index, |old| ring.push(old.event(), known_tail).map(drop).expect("room in the ring"));
+                ring.publish_young(index, |old| {
+                    ring.push(old.event(), known_tail).map(drop).expect("room in the ring")
+                });
                 turn(&self.foreign.1);
             }
             let free = Event { stamp: self.truth.stamp(), address, kind: KIND_FREE, size: 0, stack: 0 };
@@ -263,7 +265,8 @@ fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn a_look_is_never_torn() {
     model(4, || {
-        let (memory, foreign, truth) = (Small::<4, 1>::new(), Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
+        let (memory, foreign, truth) =
+            (Small::<4, 1>::new(), Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
         let mut owner = Thread::new(&memory, &foreign, &truth);
         let thread = thread::spawn(move || {
             owner.allocated(X);
@@ -284,7 +287,8 @@ fn a_look_is_never_torn() {
 #[test]
 fn what_moves_is_seen_at_least_once() {
     model(4, || {
-        let (memory, foreign, truth) = (Small::<4, 1>::new(), Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
+        let (memory, foreign, truth) =
+            (Small::<4, 1>::new(), Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
         let mut owner = Thread::new(&memory, &foreign, &truth);
         owner.allocated(X);
         let thread = thread::spawn(move || owner.allocated(Y));
@@ -338,7 +342,11 @@ fn laps_of_a_full_ring() {
 
 /// A block is freed by another thread, which gets its address again and cancels; the first thread gets the address a third time.
 /// `keeps`: who keeps a block at the end.
-fn handed_over(preemptions: usize, passes: usize, script: fn(&mut Thread<8, 1>, &mut Thread<8, 1>, &Arc<AtomicU32>, u32)) {
+fn handed_over(
+    preemptions: usize,
+    passes: usize,
+    script: fn(&mut Thread<8, 1>, &mut Thread<8, 1>, &Arc<AtomicU32>, u32),
+) {
     model(preemptions, move || {
         let (one, two) = (Small::<8, 1>::new(), Small::<8, 1>::new());
         let (foreign, truth) = (Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
@@ -438,7 +446,8 @@ fn an_address_comes_back_to_the_thread_whose_block_another_freed() {
 #[test]
 fn a_block_that_is_reported_twice_has_one_life() {
     model(2, || {
-        let (memory, foreign, truth) = (Small::<4, 1>::new(), Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
+        let (memory, foreign, truth) =
+            (Small::<4, 1>::new(), Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
         let mut owner = Thread::new(&memory, &foreign, &truth);
         let thread = thread::spawn(move || {
             owner.allocated(X);
