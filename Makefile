@@ -52,8 +52,13 @@ test: ## Set up, build, and run every test
 	@env --default-signal cargo test --release --locked --workspace --no-fail-fast </dev/null 2>&1 | tee build/test.log; \
 	    status=$${PIPESTATUS[0]}; scripts/test-summary.sh build/test.log; exit $$status
 
+.PHONY: loom
+loom: ## Explore what threads and reader may see of each other on the wire, in every order
+	@CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked -p avleak-wire --test loom
+
 .PHONY: test-all
-test-all: lint test test-bench ## Lint, then run every test, also those of the benchmark
+test-all: lint loom test-bench ## Lint, explore the wire, then run every test, the storm for minutes
+	@AVLEAK_STORM_SECONDS=60 $(MAKE) --no-print-directory test
 
 .PHONY: bench
 bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md

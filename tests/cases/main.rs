@@ -19,6 +19,7 @@ mod preload;
 mod processes;
 mod real_leaks;
 mod signals;
+mod storm;
 mod streaming;
 mod threads;
 mod untraceable;

@@ -22,7 +22,7 @@ static void busy(void *number)
     void *kept[256];
     for (int round = 0; round < 24; round++) {
         for (int i = 0; i < 256; i++)
-            kept[i] = malloc(24 + (size_t)(i * 40 + round));
+            kept[i] = malloc(24 + (size_t)(i % 4 * 16));
         for (int i = 0; i < 256; i++)
             free(kept[i]);
     }

@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn a_reader_and_a_writer_at_full_speed_agree() {
         let memory = Memory::new();
-        let (producer, mut consumer) = memory.both();
+        let (_, mut consumer) = memory.both();
         let base = memory.0 as usize;
         const COUNT: u64 = 300_000;
         std::thread::scope(|scope| {

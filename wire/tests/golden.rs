@@ -158,6 +158,46 @@ fn bytes_of(cell: &EventCell) -> Vec<u8> {
     cell.0.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect()
 }
 
+const YOUNG: Young = Young {
+    stamp: 0x0102_0304_0506_0708,
+    address: 0x00aa_bbcc_ddee_ff10,
+    size: 0x1112_1314_1516_1718,
+    stack: 0x0021_2223,
+    mark: OBJECT | 0x0506_0708,
+};
+#[rustfmt::skip]
+const YOUNG_BYTES: [u8; 32] = [
+    0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01,
+    0x10, 0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa, 0x01,
+    0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
+    0x23, 0x22, 0x21, 0x00, 0x08, 0x07, 0x06, 0x45,
+];
+
+#[test]
+fn the_bytes_of_a_young_cell() {
+    assert_eq!((WAYS, OBJECT, MOVING), (4, 1 << 30, 1 << 31));
+    let cell = EventCell([const { AtomicU64::new(0) }; 4]);
+    cell.fill(YOUNG);
+    assert_eq!(bytes_of(&cell), YOUNG_BYTES);
+    cell.mark_moving();
+    assert_eq!(bytes_of(&cell)[31], 0xc5);
+    cell.empty();
+    assert_eq!(bytes_of(&cell)[8..16], [0; 8]);
+}
+
+#[test]
+fn the_bytes_of_a_death_cell() {
+    assert_eq!((size_of::<DeathCell>(), align_of::<DeathCell>(), BY_REALLOC), (16, 16, u32::MAX));
+    let cell = DeathCell([const { AtomicU64::new(0) }; 2]);
+    cell.take(0x0031_3233_0021_2223);
+    // 32 go through the ring, the others are cancelled, but for number 65.
+    let cancelled = (0..70).filter(|_| cell.count()).count();
+    assert_eq!(cancelled, 37);
+    let bytes: Vec<u8> = cell.0.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+    assert_eq!(bytes, [0x23, 0x22, 0x21, 0, 0x33, 0x32, 0x31, 0, 37, 0, 0, 0, 0, 33, 0, 0]);
+    assert_eq!(cell.read(), Some((0x0021_2223, 0x0031_3233, 37)));
+}
+
 #[test]
 fn the_bytes_of_an_event() {
     assert_eq!((size_of::<EventCell>(), align_of::<EventCell>()), (32, 32));
@@ -182,11 +222,18 @@ fn the_bytes_of_a_ring() {
     let word = |page: usize, offset: usize| pages[page].0[offset / 8].load(Ordering::Relaxed);
     assert_eq!(word(0, 0), EVENT_INDEX + 1, "head");
     assert_eq!(word(0, 8), 1, "busy in the low half; no owner was written");
-    // Slot 2: the events begin on the second page, and the index is taken modulo 4096.
+    // Slot 2: the events begin on the second page, and the index is taken modulo 2048.
     let event: Vec<u8> = (0..4).flat_map(|at| word(1, 2 * 32 + at * 8).to_le_bytes()).collect();
     assert_eq!(event, EVENT_BYTES);
     producer.end();
-    assert_eq!(word(0, 8), 0, "busy");
+    assert_eq!(word(0, 8), 2, "busy: another even number");
+    producer.young(3).fill(YOUNG);
+    let young: Vec<u8> = (0..4).flat_map(|at| word(0x11, 3 * 32 + at * 8).to_le_bytes()).collect();
+    assert_eq!(young, YOUNG_BYTES);
+    // The first death of a pair goes through the ring: it takes a cell and is counted there.
+    assert!(!producer.cancels(0x0021_2223, BY_REALLOC));
+    let pairs = (0..4 * 512).map(|at| pages[0x15 + at / 512].0[at % 512].load(Ordering::Relaxed));
+    assert_eq!(pairs.filter(|&word| word != 0).collect::<Vec<_>>(), [0xffff_ffff_0021_2223, 1 << 40]);
     producer.header().tail.store(77, Ordering::Relaxed);
     assert_eq!(word(0, 256), 77, "tail");
 }
@@ -235,6 +282,9 @@ fn the_document_is_up_to_date() {
         format!("{RINGS_OFFSET:#x}"),
         format!("{RING_STRIDE:#x}"),
         format!("{SEGMENT_BYTES:#x}"),
+        format!("{EVENTS_IN_RING:#x}"),
+        format!("{YOUNG_IN_RING:#x}"),
+        format!("{DEATHS_IN_RING:#x}"),
     ] {
         assert!(document.contains(&fact), "docs/wire-format.md does not say {fact}");
     }
