@@ -69,6 +69,8 @@ pub enum Reach {
 pub struct Order<'a> {
     /// What counts as a leak.
     pub level: Level,
+    /// What made up the peaks of the run is named: that may take longer than the rest of a check.
+    pub names_peaks: bool,
     /// Bytes done and to do, now and then.
     pub progress: &'a dyn Fn(u64, u64),
     /// Set to end the check early.
@@ -172,7 +174,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     });
     let mut groups = found.groups;
     groups::sort(&mut groups);
-    let timeline = timeline::of(drained);
+    let timeline = timeline::of(drained, order.names_peaks);
     let mut completeness = Completeness { memory_reason, hidden_libraries, ..completeness };
     // Symbols are read while groups are made: what could not be named is known only now.
     completeness.notes.extend(drained.types.symbolizer.notes());

@@ -11,14 +11,17 @@ use crate::session::timeline::{Recorded, Watch};
 /// Stacks that a peak names at most.
 const MOST_STACKS: usize = 10;
 
-/// The report's timeline of this session, whose own is left empty. `None` where nothing was sampled.
-pub fn of(drained: &mut Drained) -> Option<Timeline> {
+/// The report's timeline of this session, whose own is left empty. `None` where nothing was sampled. `names_peaks`: with the stacks that
+/// made up the peaks.
+pub fn of(drained: &mut Drained, names_peaks: bool) -> Option<Timeline> {
     let recorded = std::mem::take(&mut drained.timeline).finish(&drained.live);
     let Recorded { interval_ns, samples, frames, payload } = recorded;
     if samples.is_empty() {
         return None;
     }
     let mut stacks = Stacks::new(drained);
+    let named = |watch: Watch| if names_peaks { watch } else { Watch { by_stack: Vec::new(), ..watch } };
+    let (frames, payload) = (named(frames), named(payload));
     Some(Timeline {
         interval_s: interval_ns as f64 / 1e9,
         samples,

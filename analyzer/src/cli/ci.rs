@@ -104,7 +104,13 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
     checked.map_err(|error| format!("{error}; the command was not started"))?;
     let service = Service::from(|name| std::env::var_os(name));
     // A progress bar would stand between the lines of the tests.
-    let order = Order { command: &args.command, level: args.level.into(), quiet: true, python: args.python };
+    let order = Order {
+        command: &args.command,
+        level: args.level.into(),
+        quiet: true,
+        files: !args.outputs.wanted().is_empty(),
+        python: args.python,
+    };
     let observation = observe(&order)?;
     let mut report = observation.sum_up(&args.command, &rules, i32::from(args.error_exitcode));
     if allowed(&report, args.allow_inconclusive, args.require_ffmpeg) {

@@ -39,6 +39,8 @@ pub struct Order<'a> {
     pub level: Level,
     /// No progress bar.
     pub quiet: bool,
+    /// Files of the whole report are asked for, not only text.
+    pub files: bool,
     /// Whether the command is a Python's.
     pub python: PythonArgs,
 }
@@ -110,6 +112,7 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         (None, Some("ptrace=0 in AVLEAK_OPTIONS".into()))
     };
     let mut watch = Watch::new(order.level, order.quiet, tracer.clone());
+    watch.names_peaks = order.files;
     let (server_sender, server_events) = unbounded();
     let socket = server::listen(watch.trace(why_not), server_sender).map_err(|error| error.to_string())?;
     let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();

@@ -80,7 +80,13 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
     args.outputs.check().map_err(|error| format!("{error}; the command was not started"))?;
     let rules = args.gate.load().map_err(|line| format!("{line}; the command was not started"))?;
     args.gate.check().map_err(|error| format!("{error}; the command was not started"))?;
-    let order = Order { command: &args.command, level: args.level.into(), quiet: args.quiet, python: args.python };
+    let order = Order {
+        command: &args.command,
+        level: args.level.into(),
+        quiet: args.quiet,
+        files: !args.outputs.wanted().is_empty(),
+        python: args.python,
+    };
     conclude(args, &rules, observe(&order)?)
 }
 

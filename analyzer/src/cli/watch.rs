@@ -44,6 +44,8 @@ pub struct Watch {
     /// When the oldest of the checks under way was started.
     checking_since: Option<Instant>,
     cancel: Arc<AtomicBool>,
+    /// What made up the peaks is named in the reports.
+    pub names_peaks: bool,
     /// Finished.
     pub reports: Vec<Report>,
     /// One line each: processes that could not be taken.
@@ -71,6 +73,7 @@ impl Watch {
             checking: 0,
             checking_since: None,
             cancel: Arc::default(),
+            names_peaks: true,
             reports: Vec::new(),
             refusals: Vec::new(),
             sender,
@@ -221,11 +224,13 @@ impl Watch {
         let stopped_at = Instant::now();
         self.checking += 1;
         self.checking_since.get_or_insert(stopped_at);
-        let (level, quiet, tracer, cancel) = (self.level, self.quiet, self.tracer.clone(), self.cancel.clone());
+        let (level, quiet, names_peaks) = (self.level, self.quiet, self.names_peaks);
+        let (tracer, cancel) = (self.tracer.clone(), self.cancel.clone());
         let sender = self.sender.clone();
         let name = format!("check-{}", session.pid);
         let work = move || {
-            let report = check_one(*session, ended, reach, level, quiet, tracer.as_deref(), &cancel, stopped_at);
+            let report =
+                check_one(*session, ended, reach, (level, names_peaks), quiet, tracer.as_deref(), &cancel, stopped_at);
             let _ = sender.send(WatchEvent::Checked(Box::new(report)));
         };
         if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
@@ -248,7 +253,7 @@ fn check_one(
     session: Session,
     ended: Option<Ended>,
     reach: Reach,
-    level: Level,
+    (level, names_peaks): (Level, bool),
     quiet: bool,
     tracer: Option<&Tracer>,
     cancel: &AtomicBool,
@@ -284,6 +289,7 @@ fn check_one(
         subject,
         &Order {
             level,
+            names_peaks,
             progress: &|done, total| {
                 progress.set_total(total);
                 progress.advance(done.saturating_sub(done_before.swap(done, Ordering::Relaxed)));
