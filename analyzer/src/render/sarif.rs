@@ -1,9 +1,10 @@
 //! SARIF 2.1.0: each leak group as a result at the line that asked for the object, for code scanning.
 //!
 //! What the verdict counts is an error; other outermost lost FFmpeg objects (possibly lost ones, at level normal) are warnings;
-//! the rest is no result. Rules are class and object. `partialFingerprints` is the group's id. Relative source paths start
+//! the rest is no result. Rules are class and object. `partialFingerprints` are the group's id, and a hash of the names on its stack. Relative source paths start
 //! from `SRCROOT`.
 
+use super::ci::gitlab::fingerprint;
 use super::load::AnyReport;
 use super::stack::{self, Whose};
 use super::{brief, summary, units};
@@ -215,7 +216,11 @@ fn result(paths: &Paths<'_>, group: &Group, rule: usize) -> Value {
         "level": if group.leak { "error" } else { "warning" },
         "message": { "text": message(group) },
         "locations": blamed.map(|frame| paths.location(frame, None)).into_iter().collect::<Vec<_>>(),
-        "partialFingerprints": { "avleakGroup/v1": brief::clean(&group.id) },
+        "partialFingerprints": {
+            "avleakGroup/v1": brief::clean(&group.id),
+            // The group's id changes with every build; by this a service knows the leak again in the next commit.
+            "avleakStack/v1": fingerprint(group, 0),
+        },
         "properties": {
             "class": group.class.key(),
             "object": brief::clean(&group.object),

@@ -58,7 +58,7 @@ pub fn issues(run: &RunReport, workspace: &Workspace) -> Vec<Issue> {
 
 /// What stays the same from one commit to the next: type, class, and the names in the stack, without lines and addresses. (A
 /// group's id does not: it is made of build ids.) `number`: how many of the same names came before.
-fn fingerprint(group: &Group, number: usize) -> String {
+pub fn fingerprint(group: &Group, number: usize) -> String {
     let frames = group.stack.iter().filter(|frame| frame.libav).chain(stack::own_frames(&group.stack));
     let names: Vec<String> = frames
         .map(|frame| {
