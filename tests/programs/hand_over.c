@@ -9,7 +9,7 @@
 
 #include "truth.h"
 
-enum { DEPTH = 64 };
+enum { DEPTH = 512 }; // deep enough that a busy machine need not switch threads for every few blocks
 
 // One direction: one thread puts, the other takes.
 struct lane {
