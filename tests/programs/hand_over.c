@@ -57,7 +57,8 @@ static void swap(void *number)
     struct lane *out = &lanes[(long)number], *in = &lanes[1 - (long)number];
     void *block;
     for (long made = 0, got = 0; got < each;) {
-        while (made < each && made - got < DEPTH) {
+        // Half a lane ahead at most: then no lane is ever full, and nobody rests for each block.
+        while (made < each && made - got < DEPTH / 2) {
             pass(out, handed_over());
             // One of one's own now and then, which may get the other's address and dies at once.
             if (++made % 3 == 0)
