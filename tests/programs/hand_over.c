@@ -3,13 +3,13 @@
 //
 //   hand_over MILLIONS leak|clean
 #include <pthread.h>
-#include <sched.h>
+#include <time.h>
 
 #include <libavutil/mem.h>
 
 #include "truth.h"
 
-enum { DEPTH = 64 };
+enum { DEPTH = 512 }; // deep enough that a busy machine need not switch threads for every few blocks
 
 // One direction: one thread puts, the other takes.
 struct lane {
@@ -26,11 +26,17 @@ NOINLINE static void *handed_over(void)
     return malloc(48);
 }
 
+// Not sched_yield: on a busy machine a thread that yields over and over hardly runs at all.
+static void rest(void)
+{
+    nanosleep(&(struct timespec){ 0, 20000 }, NULL);
+}
+
 static void pass(struct lane *lane, void *block)
 {
     unsigned long put = atomic_load_explicit(&lane->put, memory_order_relaxed);
     while (put - atomic_load_explicit(&lane->taken, memory_order_acquire) == DEPTH)
-        sched_yield();
+        rest();
     lane->blocks[put % DEPTH] = block;
     atomic_store_explicit(&lane->put, put + 1, memory_order_release);
 }
@@ -51,14 +57,15 @@ static void swap(void *number)
     struct lane *out = &lanes[(long)number], *in = &lanes[1 - (long)number];
     void *block;
     for (long made = 0, got = 0; got < each;) {
-        while (made < each && made - got < DEPTH) {
+        // Half a lane ahead at most: then no lane is ever full, and nobody rests for each block.
+        while (made < each && made - got < DEPTH / 2) {
             pass(out, handed_over());
             // One of one's own now and then, which may get the other's address and dies at once.
             if (++made % 3 == 0)
                 free(handed_over());
         }
         if (!take(in, &block)) {
-            sched_yield();
+            rest();
             continue;
         }
         free(block);
