@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "tests send signals and watch processes through libc")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -63,7 +64,9 @@ impl Target {
         let exe = dir.path().join("p");
         let built = Command::new("cc").args(["-O1", "-pthread", "-w", "-o"]).arg(&exe).arg(&source).status().unwrap();
         assert!(built.success());
-        let mut child = Command::new(&exe).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // A group of its own, whose parent is in another: the kernel stops no process of an orphaned group on SIGTSTP, and a CI's may be one.
+        let mut command = Command::new(&exe);
+        let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
