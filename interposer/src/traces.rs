@@ -285,7 +285,7 @@ fn address_of(sp: u64, offset: u16) -> u64 {
 #[inline(always)]
 fn offset_of(sp: u64, address: u64) -> Option<u16> {
     let bytes = address.wrapping_sub(sp.wrapping_sub(RED_ZONE));
-    (bytes % 8 == 0).then(|| u16::try_from(bytes / 8).ok()).flatten()
+    bytes.is_multiple_of(8).then(|| u16::try_from(bytes / 8).ok()).flatten()
 }
 
 #[cfg(test)]
