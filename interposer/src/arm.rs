@@ -6,7 +6,7 @@ use avleak_wire::layout::{FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD};
 
 use crate::say::{self, Cause};
 use crate::unwind::Registers;
-use crate::{control, intern, modules, register, segment, settings, slots, spawn, sys, thread};
+use crate::{control, intern, modules, python, register, segment, settings, slots, spawn, sys, thread};
 
 /// An aligned block was asked for while dormant: by libavutil?
 #[cold]
@@ -100,6 +100,9 @@ fn arm_uncancelled(generation: u32, flags: u32) {
             return;
         }
     };
+    if let Some(segment) = segment::get() {
+        python::reset(segment);
+    }
     let registered = intern::reset() && hand_over(fd);
     // The analyzer has its own copy, and the mapping needs none.
     sys::close(fd);

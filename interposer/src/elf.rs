@@ -222,10 +222,15 @@ impl Dynamic {
 
     /// Runtime address of a symbol that is defined here.
     pub fn find(&self, name: &CStr) -> Option<u64> {
+        self.find_sized(name).map(|found| found.0)
+    }
+
+    /// The same with its size in bytes.
+    pub fn find_sized(&self, name: &CStr) -> Option<(u64, u64)> {
         if self.gnu_hash != 0 { self.find_gnu(name) } else { self.find_sysv(name) }
     }
 
-    fn matches(&self, index: u32, name: &CStr) -> Option<u64> {
+    fn matches(&self, index: u32, name: &CStr) -> Option<(u64, u64)> {
         let symbol = read::<libc::Elf64_Sym>(self.symbols + u64::from(index) * size_of::<libc::Elf64_Sym>() as u64)?;
         if symbol.st_shndx == 0 || u64::from(symbol.st_name) >= self.strings_len {
             return None;
@@ -234,11 +239,11 @@ impl Dynamic {
         let mut theirs = [0; 64];
         let theirs = theirs.get_mut(..name.len())?;
         (sys::read_self(self.strings + u64::from(symbol.st_name), theirs) == name.len() && theirs == name)
-            .then(|| self.base.wrapping_add(symbol.st_value))
+            .then(|| (self.base.wrapping_add(symbol.st_value), symbol.st_size))
     }
 
     /// DT_GNU_HASH: 4 words of header, bloom words, buckets, chain.
-    fn find_gnu(&self, name: &CStr) -> Option<u64> {
+    fn find_gnu(&self, name: &CStr) -> Option<(u64, u64)> {
         let hash =
             name.to_bytes().iter().fold(5381u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
         let [buckets, first, bloom, _shift] = read::<[u32; 4]>(self.gnu_hash)?;
@@ -266,7 +271,7 @@ impl Dynamic {
     }
 
     /// DT_HASH: nbucket, nchain, buckets, chains.
-    fn find_sysv(&self, name: &CStr) -> Option<u64> {
+    fn find_sysv(&self, name: &CStr) -> Option<(u64, u64)> {
         if self.hash == 0 {
             return None;
         }

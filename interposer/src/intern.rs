@@ -29,6 +29,12 @@ impl StackHash {
         Self(0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344)
     }
 
+    /// One word of it.
+    #[inline(always)]
+    pub fn value(self) -> u64 {
+        self.0 ^ self.1.rotate_left(32)
+    }
+
     /// One frame further out, or whatever else tells stacks apart.
     #[inline(always)]
     pub fn with(self, value: u64) -> Self {

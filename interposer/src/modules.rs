@@ -12,7 +12,7 @@ use framehop::Unwinder as _;
 use framehop::x86_64::UnwinderX86_64;
 
 use crate::elf::{Dynamic, Layout};
-use crate::{arena, segment, sys};
+use crate::{arena, python, segment, sys};
 
 /// The unwinder of one module.
 pub type Tables = UnwinderX86_64<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
@@ -342,6 +342,9 @@ fn add(located: &Located, generation: u32) -> Option<&'static Module> {
     COUNT.store(index + 1, Ordering::Release);
     segment.write_module(index, &located.layout, flags, id, name);
     replace_snapshot(module)?;
+    if let Some(dynamic) = Dynamic::of(&located.layout) {
+        python::met(&located.layout, &dynamic, index, segment);
+    }
     Some(module)
 }
 

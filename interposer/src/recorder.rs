@@ -120,7 +120,7 @@ fn young(stamp: u64, address: u64, size: u64, known: Known) -> Young {
 #[inline(always)]
 pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
     let done = with_state(generation, caller.sp, |state| {
-        let known = state.unwinding.stack(state.segment, caller);
+        let known = stack(state, caller);
         if !thread::still_armed(generation) {
             // A child forked in the middle of this hook: the ring is the parent's.
             return;
@@ -238,7 +238,7 @@ pub fn freeing(generation: u32, caller: Registers, address: u64) {
 #[inline(always)]
 pub fn reallocated(generation: u32, caller: Registers, old: Old, new: u64, size: u64) {
     let done = with_state(generation, caller.sp, |state| {
-        let known = state.unwinding.stack(state.segment, caller);
+        let known = stack(state, caller);
         let end = End {
             kind: KIND_FREE_BY_REALLOC,
             address: old.address,
@@ -274,7 +274,7 @@ fn old_ends(generation: u32, state: &mut ThreadState, caller: Registers, old: Ol
 #[inline(always)]
 pub fn freed_by_realloc(generation: u32, caller: Registers, old: Old) {
     let done = with_state(generation, caller.sp, |state| {
-        let stack = Some(state.unwinding.stack(state.segment, caller).node);
+        let stack = Some(stack(state, caller).node);
         let end = End { kind: KIND_FREE, address: old.address, stamp: Some(old.stamp), fate: old.fate, stack };
         old_ends(generation, state, caller, old, end);
         state.ring.end();
@@ -354,7 +354,7 @@ pub fn made_by_call(generation: u32, caller: Registers, api: usize, kind: u8, ad
             }
             None => {
                 COUNT_ONLY.fetch_and(!FREES, Ordering::Relaxed);
-                let stack = state.unwinding.stack(state.segment, caller).node;
+                let stack = stack(state, caller).node;
                 state.ring.begin();
                 stack
             }
@@ -374,7 +374,7 @@ pub fn made_by_call(generation: u32, caller: Registers, api: usize, kind: u8, ad
 pub fn freed_by_call(generation: u32, caller: Registers, api: usize, kind: u8, address: u64) {
     let done = with_state(generation, caller.sp, |state| {
         count_call(state, api);
-        let stack = state.unwinding.stack(state.segment, caller).node;
+        let stack = stack(state, caller).node;
         if thread::still_armed(generation) {
             state.ring.begin();
             publish(generation, state, Event { stamp: sys::stamp_before(), address, kind, size: 0, stack });
@@ -396,11 +396,18 @@ pub fn kind_freed(api: usize) -> u8 {
     if api == crate::slots::PACKET_FREE { KIND_API_PACKET_FREE } else { KIND_API_FRAME_FREE }
 }
 
+/// The stack of a call; of one that FFmpeg makes or is called by, with Python's functions on it.
+#[inline(always)]
+fn stack(state: &mut ThreadState, caller: Registers) -> Known {
+    let known = state.unwinding.stack(state.segment, caller);
+    if known.libav { state.python.join(state.segment, known) } else { known }
+}
+
 /// Only a free that FFmpeg or its direct user makes is worth its stack.
 #[inline(always)]
 fn stack_of_free(state: &mut ThreadState, caller: Registers) -> u32 {
     if !state.unwinding.is_libav_or_user(caller.pc) {
         return 0;
     }
-    state.unwinding.stack(state.segment, caller).node
+    stack(state, caller).node
 }

@@ -1,6 +1,6 @@
 //! The shared segment from the producer's side: made at arming, written by the recorder.
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout as wire;
 use avleak_wire::ring::{Mapped, Producer};
@@ -163,6 +163,8 @@ impl Segment {
         set(&header.private_bytes, bytes);
         // Node 0 is "no stack".
         header.node_count.store(1, Ordering::Relaxed);
+        // Text 0 is none.
+        header.text_bytes.store(size_of::<wire::TextHead>() as u32, Ordering::Relaxed);
         header.ring_slots.store(self.ring_slots, Ordering::Relaxed);
         header.version.store(u32::from(wire::MAJOR) | u32::from(wire::MINOR) << 16, Ordering::Relaxed);
         header.magic.store(wire::MAGIC, Ordering::Release);
@@ -199,6 +201,37 @@ impl Segment {
             && record.path_len.load(Ordering::Relaxed) as usize == path.len()
             && record.build_id.iter().zip(build_id).all(|(a, &b)| a.load(Ordering::Relaxed) == b)
             && record.path.iter().zip(path).all(|(a, &b)| a.load(Ordering::Relaxed) == b)
+    }
+
+    /// The bytes behind the head of the text at `at`, and the head. `None` where they would not fit.
+    fn text(&self, at: u32, bytes: usize) -> Option<(&wire::TextHead, &[AtomicU8])> {
+        let end = u64::from(at) + size_of::<wire::TextHead>() as u64 + bytes as u64;
+        if !at.is_multiple_of(8) || end > u64::from(wire::TEXT_BYTES) {
+            return None;
+        }
+        // SAFETY: inside the mapped texts and aligned; atomics only.
+        unsafe {
+            let head = self.base.add((wire::TEXTS_OFFSET + u64::from(at)) as usize).cast::<wire::TextHead>();
+            Some((&*head, core::slice::from_raw_parts(head.add(1).cast::<AtomicU8>(), bytes)))
+        }
+    }
+
+    /// Writes a text that nobody reads yet.
+    pub fn write_text(&self, at: u32, file: &[u8], name: &[u8]) {
+        let Some((head, bytes)) = self.text(at, file.len() + name.len()) else { return };
+        for (to, &from) in bytes.iter().zip(file.iter().chain(name)) {
+            to.store(from, Ordering::Relaxed);
+        }
+        head.file_len.store(file.len() as u32, Ordering::Relaxed);
+        head.name_len.store(name.len() as u32, Ordering::Relaxed);
+    }
+
+    /// The text at `at` is this.
+    pub fn text_is(&self, at: u32, file: &[u8], name: &[u8]) -> bool {
+        let Some((head, bytes)) = self.text(at, file.len() + name.len()) else { return false };
+        head.file_len.load(Ordering::Relaxed) as usize == file.len()
+            && head.name_len.load(Ordering::Relaxed) as usize == name.len()
+            && bytes.iter().zip(file.iter().chain(name)).all(|(a, &b)| a.load(Ordering::Relaxed) == b)
     }
 
     /// The module is gone; stacks still refer to its record.

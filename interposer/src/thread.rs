@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use avleak_wire::layout::{MAX_RINGS, RingHeader};
 use avleak_wire::ring::Producer;
 
+use crate::python::Python;
 use crate::stacks::stack_left;
 use crate::told::Told;
 use crate::unwind::Unwinding;
@@ -83,6 +84,8 @@ pub struct ThreadState {
     pub compared: Compared,
     /// The unwinder's own.
     pub unwinding: Unwinding,
+    /// Python's callers.
+    pub python: Python,
 }
 
 /// Stacks that made an object which av_frame_alloc or its kin returned, and of which the analyzer was told so. Small: it may be told again.
@@ -332,6 +335,7 @@ fn fresh(segment: &'static segment::Segment, index: u32) -> *mut ThreadState {
             told: Told::new(),
             compared: Compared([0; 64]),
             unwinding: Unwinding::new(),
+            python: Python::new(),
         });
         let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
         libc::pthread_mutexattr_init(attributes.as_mut_ptr());

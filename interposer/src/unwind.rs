@@ -101,6 +101,9 @@ impl Joins {
     }
 }
 
+/// framehop's own memory: the rule of each address, where it has one of its forms.
+type Remembered = CacheX86_64<MustNotAllocateDuringUnwind>;
+
 /// What a thread keeps for unwinding.
 pub struct Unwinding {
     traces: Traces,
@@ -115,7 +118,9 @@ pub struct Unwinding {
     frames: [Registers; DEPTH],
     /// Index of each frame's module record + 1.
     modules: [u32; DEPTH],
-    framehop: CacheX86_64<MustNotAllocateDuringUnwind>,
+    framehop: Remembered,
+    /// The same for steps that are only tried, from registers that never were: what framehop learns from those is not true.
+    tried: Remembered,
     ranges: [StackRange; RANGES],
     next_range: usize,
     /// Lowest address of the thread's own stack; 0 where unknown (the main thread's grows).
@@ -141,7 +146,8 @@ impl Unwinding {
             joins: Joins::new(),
             frames: [Registers::default(); DEPTH],
             modules: [0; DEPTH],
-            framehop: CacheX86_64::new_in(),
+            framehop: Remembered::new_in(),
+            tried: Remembered::new_in(),
             ranges: [StackRange::default(); RANGES],
             next_range: 0,
             low: 0,
@@ -217,6 +223,7 @@ impl Unwinding {
         self.generation = generation;
         self.traces.forget();
         self.rules.forget();
+        self.tried = Remembered::new_in();
     }
 
     /// The same frame by frame, as far as neither the stack nor an outer part of it is known.
@@ -471,48 +478,21 @@ impl Unwinding {
         let number = module.map_or(0, |module| module.index + 1);
         self.modules[depth] = number;
         let range = self.range_of(at.sp);
-        let tables = module.map(|module| &module.tables);
-        let taken = self.step(tables, at, range);
+        let tables = module.map_or(&self.no_tables, |module| &module.tables);
+        let (taken, whole) = step(&mut self.framehop, tables, at, range);
+        if !whole {
+            // Where a word cannot be read framehop falls back to frame pointers, and keeps that for the address.
+            self.framehop = Remembered::new_in();
+        }
         if learning
             && range.own
-            && let Some(rule) = Rule::of(at, number, &taken, |other| self.step(tables, other, range))
+            && let Some(rule) = Rule::of(at, number, &taken, |other| step(&mut self.tried, tables, other, range).0)
         {
             self.rules.insert(rule);
         }
         let (caller, _) = taken?;
         // Outwards is upwards, but for a change of stacks.
         Ok(caller.filter(|caller| !(range.holds(caller.sp.wrapping_sub(8)) && caller.sp <= at.sp)))
-    }
-
-    /// framehop's step. Reads only inside `range`, and notes each word.
-    #[inline(always)]
-    fn step(&mut self, tables: Option<&Tables>, at: Registers, range: StackRange) -> Taken {
-        let mut reads = Reads::default();
-        let Some(address) = FrameAddress::from_return_address(at.pc) else { return Ok((None, reads)) };
-        let mut registers = UnwindRegsX86_64::new(at.pc, at.sp, at.bp);
-        let mut read = |address: u64| {
-            if !range.holds(address) {
-                return Err(());
-            }
-            let value = if range.own || address.wrapping_sub(at.sp) < FRAME {
-                // SAFETY: aligned, and inside this thread's own stack, or on the frame in use.
-                unsafe { *(address as *const u64) }
-            } else {
-                let mut word = [0; 8];
-                if sys::read_self(address, &mut word) != 8 {
-                    return Err(());
-                }
-                u64::from_le_bytes(word)
-            };
-            reads.note(address, value);
-            Ok(value)
-        };
-        let tables = tables.unwrap_or(&self.no_tables);
-        match tables.unwind_frame(address, &mut registers, &mut self.framehop, &mut read) {
-            Ok(Some(pc)) => Ok((Some(Registers { pc, sp: registers.sp(), bp: registers.bp() }), reads)),
-            Ok(None) => Ok((None, reads)),
-            Err(_) => Err(()),
-        }
     }
 
     /// The stack that holds `sp`, from `sp`'s page up to its top. Empty where none is known.
@@ -575,6 +555,37 @@ impl Unwinding {
         }
         self.flag_cache[entry].1 != 0
     }
+}
+
+/// framehop's step. Reads only inside `range`, and notes each word; false: one could not be read.
+#[inline(always)]
+fn step(remembered: &mut Remembered, tables: &Tables, at: Registers, range: StackRange) -> (Taken, bool) {
+    let mut reads = Reads::default();
+    let Some(address) = FrameAddress::from_return_address(at.pc) else { return (Ok((None, reads)), true) };
+    let mut registers = UnwindRegsX86_64::new(at.pc, at.sp, at.bp);
+    let mut whole = true;
+    let mut read = |address: u64| {
+        let mut word = [0; 8];
+        let value = if !range.holds(address) {
+            None
+        } else if range.own || address.wrapping_sub(at.sp) < FRAME {
+            // SAFETY: aligned, and inside this thread's own stack, or on the frame in use.
+            Some(unsafe { *(address as *const u64) })
+        } else {
+            (sys::read_self(address, &mut word) == 8).then_some(u64::from_le_bytes(word))
+        };
+        match value {
+            Some(value) => reads.note(address, value),
+            None => whole = false,
+        }
+        value.ok_or(())
+    };
+    let taken = match tables.unwind_frame(address, &mut registers, remembered, &mut read) {
+        Ok(Some(pc)) => Ok((Some(Registers { pc, sp: registers.sp(), bp: registers.bp() }), reads)),
+        Ok(None) => Ok((None, reads)),
+        Err(_) => Err(()),
+    };
+    (taken, whole)
 }
 
 /// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller.

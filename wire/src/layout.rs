@@ -5,7 +5,7 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"avleak\0\x01");
 /// A reader refuses another major version.
-pub const MAJOR: u16 = 2;
+pub const MAJOR: u16 = 3;
 /// Minor versions only add fields where zero meant "absent".
 pub const MINOR: u16 = 0;
 
@@ -16,6 +16,8 @@ pub const PAGE: u64 = 4096;
 pub const MAX_MODULES: u32 = 4096;
 /// How many stack nodes a segment holds: 4 Mi × 16 bytes, sparse.
 pub const MAX_NODES: u32 = 1 << 22;
+/// Bytes for what the functions of scripts are called: [`TextHead`] and two texts each.
+pub const TEXT_BYTES: u32 = 4 << 20;
 /// How many threads can record at once.
 pub const MAX_RINGS: u32 = 4096;
 /// Events in one ring; a power of two. 2048 × 32 bytes = 64 KiB a thread.
@@ -29,8 +31,10 @@ pub const DEATH_SLOTS: u32 = 1024;
 pub const MODULES_OFFSET: u64 = PAGE;
 /// Where the stack nodes start.
 pub const NODES_OFFSET: u64 = MODULES_OFFSET + MAX_MODULES as u64 * size_of::<ModuleRecord>() as u64;
+/// Where the texts start.
+pub const TEXTS_OFFSET: u64 = NODES_OFFSET + MAX_NODES as u64 * size_of::<StackNode>() as u64;
 /// Where the rings start: everything before is mapped as a whole by the producer.
-pub const RINGS_OFFSET: u64 = NODES_OFFSET + MAX_NODES as u64 * size_of::<StackNode>() as u64;
+pub const RINGS_OFFSET: u64 = TEXTS_OFFSET + TEXT_BYTES as u64;
 /// Where the events start in a ring.
 pub const EVENTS_IN_RING: u64 = PAGE;
 /// Where the young allocations start in a ring.
@@ -118,6 +122,16 @@ pub struct Header {
     pub verify_differences: AtomicU32,
     /// How many rings the producer could map: at most [`MAX_RINGS`].
     pub ring_slots: AtomicU32,
+    /// Producer, growing: bytes of the texts in use; the first 8 are never used.
+    pub text_bytes: AtomicU32,
+    /// Producer: texts that found no room.
+    pub texts_exhausted: AtomicU32,
+    /// Producer: PY_VERSION_HEX of the Python in the process; 0: none was met.
+    pub python_version: AtomicU32,
+    /// Producer: 1 where its frames can be read.
+    pub python_readable: AtomicU32,
+    /// Producer: address of its `PyType_Type`, the type of types; 0: not known.
+    pub python_type: AtomicU64,
 }
 
 /// [`Header::consumer_sleeping`]: it comes back by itself soon; only a ring that fills wakes it.
@@ -179,13 +193,29 @@ pub struct ModuleRecord {
 /// One frame of a stack: the caller chain is followed by `parent` until 0. 16 bytes.
 #[repr(C)]
 pub struct StackNode {
-    /// Return address, absolute. Stored last (release).
+    /// Return address, absolute; of a [`NODE_PYTHON`] the line in the low 32 bits, where its [`TextHead`] lies above. Stored last (release).
     pub pc: AtomicU64,
     /// Node of the caller; always smaller than the node's own index.
     pub parent: AtomicU32,
-    /// Index of the module record + 1; 0: no module known.
+    /// Index of the module record + 1; 0: no module known; or [`NODE_PYTHON`].
     pub module: AtomicU32,
 }
+
+/// [`StackNode::module`]: a function of Python's, not of a module.
+pub const NODE_PYTHON: u32 = u32::MAX;
+
+/// What a script's function is called: this, the file's bytes, the function's, in UTF-8. Begins at a multiple of 8.
+#[repr(C)]
+pub struct TextHead {
+    /// Bytes of the file's path; of a longer one the end is kept.
+    pub file_len: AtomicU32,
+    /// Bytes of the function's name.
+    pub name_len: AtomicU32,
+}
+/// Longest path of a script kept.
+pub const TEXT_FILE_BYTES: usize = 512;
+/// Longest name of a script's function kept.
+pub const TEXT_NAME_BYTES: usize = 256;
 
 /// The first page of a ring.
 #[repr(C)]
@@ -225,6 +255,12 @@ const _: () = assert!(size_of::<RingHeader>() <= PAGE as usize);
 #[cfg(not(loom))]
 const _: () = assert!(core::mem::offset_of!(RingHeader, tail) % 64 == 0, "producer and consumer words share no line");
 #[cfg(not(loom))]
-const _: () =
-    assert!(NODES_OFFSET.is_multiple_of(PAGE) && RINGS_OFFSET.is_multiple_of(PAGE) && RING_STRIDE.is_multiple_of(PAGE));
+const _: () = assert!(size_of::<TextHead>() == 8, "texts begin right behind their head");
+#[cfg(not(loom))]
+const _: () = assert!(
+    NODES_OFFSET.is_multiple_of(PAGE)
+        && TEXTS_OFFSET.is_multiple_of(PAGE)
+        && RINGS_OFFSET.is_multiple_of(PAGE)
+        && RING_STRIDE.is_multiple_of(PAGE)
+);
 const _: () = assert!(RING_EVENTS.is_power_of_two() && YOUNG_SLOTS.is_power_of_two() && DEATH_SLOTS.is_power_of_two());

@@ -22,7 +22,7 @@ macro_rules! offsets {
 #[test]
 fn versions_and_limits() {
     assert_eq!(MAGIC.to_le_bytes(), *b"avleak\0\x01");
-    assert_eq!((MAJOR, MINOR), (2, 0));
+    assert_eq!((MAJOR, MINOR), (3, 0));
     assert_eq!((PAGE, MAX_MODULES, MAX_NODES, MAX_RINGS, RING_EVENTS), (4096, 4096, 4_194_304, 4096, 2048));
     assert_eq!((MODULE_PATH_BYTES, BUILD_ID_BYTES), (424, 32));
     assert_eq!((YOUNG_SLOTS, DEATH_SLOTS), (512, 1024));
@@ -36,10 +36,11 @@ fn versions_and_limits() {
 fn the_parts_of_a_segment() {
     assert_eq!(MODULES_OFFSET, 0x1000);
     assert_eq!(NODES_OFFSET, 0x20_1000);
-    assert_eq!(RINGS_OFFSET, 0x420_1000);
+    assert_eq!((TEXTS_OFFSET, TEXT_BYTES), (0x420_1000, 0x40_0000));
+    assert_eq!(RINGS_OFFSET, 0x460_1000);
     assert_eq!((EVENTS_IN_RING, YOUNG_IN_RING, DEATHS_IN_RING), (0x1000, 0x1_1000, 0x1_5000));
     assert_eq!(RING_STRIDE, 0x1_9000);
-    assert_eq!(SEGMENT_BYTES, 0x1D20_1000);
+    assert_eq!(SEGMENT_BYTES, 0x1D60_1000);
 }
 
 #[test]
@@ -72,8 +73,13 @@ fn the_header() {
         verified_stacks 156,
         verify_differences 160,
         ring_slots 164,
+        text_bytes 168,
+        texts_exhausted 172,
+        python_version 176,
+        python_readable 180,
+        python_type 184,
     });
-    assert_eq!(size_of::<Header>(), 168);
+    assert_eq!(size_of::<Header>(), 192);
 }
 
 #[test]
@@ -94,6 +100,9 @@ fn module_records_and_stack_nodes() {
     assert_eq!(size_of::<ModuleRecord>(), 512);
     offsets!(StackNode { pc 0, parent 8, module 12, });
     assert_eq!(size_of::<StackNode>(), 16);
+    assert_eq!(NODE_PYTHON, u32::MAX);
+    offsets!(TextHead { file_len 0, name_len 4, });
+    assert_eq!((size_of::<TextHead>(), TEXT_FILE_BYTES, TEXT_NAME_BYTES), (8, 512, 256));
 }
 
 #[test]

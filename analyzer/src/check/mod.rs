@@ -239,11 +239,22 @@ fn look(
         block.kind = typing::confirm(typing, TargetRange::with_len(block.address, block.size), memory);
     }
     let (graph, formats) = read_graph(drained, blocks, memory, &maps);
-    let list: Vec<reach::Block> = blocks
+    let mut list: Vec<reach::Block> = blocks
         .iter()
         .zip(&graph.scan)
         .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
         .collect();
+    let python_type =
+        Some(drained.segment.header().python_type.load(Ordering::Relaxed)).filter(|&address| address != 0);
+    if let Some(metatype) = python_type {
+        let mut objects = reach::python::Objects::new(memory, metatype);
+        for block in list.iter_mut().filter(|block| block.kind == ObjectKind::Plain && block.scan == reach::Scan::Words)
+        {
+            if objects.is_dead(block) {
+                block.scan = reach::Scan::Dead;
+            }
+        }
+    }
     let found = roots::find(drained, &maps, threads, &list, memory.inner(), before, all_stopped);
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
@@ -258,6 +269,7 @@ fn look(
                 Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
                 _ => reach::Mapping::Other,
             },
+            python_type,
         },
         &Control { progress: order.progress, cancel: order.cancel },
     )
@@ -351,6 +363,18 @@ fn observed(drained: &Drained) -> Observed {
     }
 }
 
+/// Why stacks name no Python functions; `version` as PY_VERSION_HEX.
+fn unread_python(version: u32) -> String {
+    let [major, minor, micro, _] = version.to_be_bytes();
+    let which = match (minor, micro) {
+        (0, 0) => format!("Python {major} before 3.11"),
+        _ => format!("Python {major}.{minor}.{micro}, in this build,"),
+    };
+    format!(
+        "{which} has no frames that avleak can read (3.11 to 3.15 with the global lock have): stacks name C functions only"
+    )
+}
+
 fn completeness(drained: &Drained, memory: MemoryMeans, unreadable_bytes: u64, mut notes: Vec<String>) -> Completeness {
     let header = drained.segment.header();
     let counts = &drained.live.counts;
@@ -384,12 +408,20 @@ fn completeness(drained: &Drained, memory: MemoryMeans, unreadable_bytes: u64, m
         header.slots_refused.load(Ordering::Relaxed),
         "call slots could not be patched: calls through them are not counted",
     );
+    note(
+        u64::from(header.texts_exhausted.load(Ordering::Relaxed)),
+        "Python functions were left out of stacks: the table of their names is full",
+    );
     let verified = u64::from(header.verified_stacks.load(Ordering::Relaxed));
     if verified > 0 {
         notes.push(format!(
             "verify=1: {verified} stacks were unwound twice, {} differed",
             header.verify_differences.load(Ordering::Relaxed)
         ));
+    }
+    let python = header.python_version.load(Ordering::Relaxed);
+    if python != 0 && header.python_readable.load(Ordering::Relaxed) == 0 {
+        notes.push(unread_python(python));
     }
     if drained.waited_s > 0.1 {
         notes.push(format!("the program waited {:.1} s in all for the analyzer to catch up", drained.waited_s));

@@ -8,11 +8,13 @@
 //!   set): `std::string` of the old ABI, an array of `new[]` with its count, a length before the bytes (sqlite), and the
 //!   second base of a C++ object. These read the block, so they are asked late, in batches, and only for blocks that
 //!   nothing else has reached.
+//! * Likewise a pointer to a Python object, behind the words that its collector keeps before it ([`super::python`]).
 
 use std::collections::HashMap;
 
 use rustc_hash::FxBuildHasher;
 
+use super::python::Objects;
 use super::{Block, Mapping};
 use crate::kind::ObjectKind;
 use crate::target::memory::Memory;
@@ -67,6 +69,7 @@ pub(super) struct Heuristics<'a> {
     memory: &'a dyn Memory,
     mapping: &'a dyn Fn(u64) -> Mapping,
     vtables: HashMap<u64, bool, FxBuildHasher>,
+    python: Option<Objects<'a>>,
     /// The page read last: candidates come sorted by address.
     page: Box<[u8; PAGE as usize]>,
     page_start: u64,
@@ -74,9 +77,10 @@ pub(super) struct Heuristics<'a> {
 }
 
 impl<'a> Heuristics<'a> {
-    pub fn new(memory: &'a dyn Memory, mapping: &'a dyn Fn(u64) -> Mapping) -> Self {
+    pub fn new(memory: &'a dyn Memory, mapping: &'a dyn Fn(u64) -> Mapping, python_type: Option<u64>) -> Self {
         let page = Box::new([0; PAGE as usize]);
-        Self { memory, mapping, vtables: HashMap::default(), page, page_start: 0, page_len: 0 }
+        let python = python_type.map(|metatype| Objects::new(memory, metatype));
+        Self { memory, mapping, vtables: HashMap::default(), python, page, page_start: 0, page_len: 0 }
     }
 
     /// Without reading: could one of the heuristics hold?
@@ -91,7 +95,10 @@ impl<'a> Heuristics<'a> {
         match word.wrapping_sub(block.start) {
             24 if self.is_string(block) => true,
             8 if self.is_array(block) => true,
-            _ => self.is_second_base(word, block),
+            _ => {
+                self.python.as_mut().is_some_and(|objects| objects.begins_at(word, block))
+                    || self.is_second_base(word, block)
+            }
         }
     }
 

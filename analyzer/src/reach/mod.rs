@@ -14,6 +14,7 @@
 //! | `blocks` | from an address to its block |
 //! | `scan` | memory in, words that lead into blocks out |
 //! | `interior` | which interior pointers count as start pointers, and which as none |
+//! | [`python`] | where Python's objects begin in their blocks, and which are dead |
 //! | `mark` | what the roots reach |
 //! | `cliques` | cycles, leaders, outermost objects |
 //! | `chain` | what holds a block |
@@ -36,6 +37,7 @@ mod chain;
 mod cliques;
 mod interior;
 mod mark;
+pub mod python;
 pub mod returned;
 pub mod roots;
 mod scan;
@@ -55,6 +57,8 @@ pub enum Scan {
     Words,
     /// Never: pixels, samples, packet bytes.
     Payload,
+    /// Never: an object of Python's that is dead.
+    Dead,
 }
 
 /// A live block.
@@ -123,6 +127,8 @@ pub struct Input<'a> {
     pub root_blocks: &'a [RootBlock],
     /// What an address is mapped to.
     pub mapping: &'a dyn Fn(u64) -> Mapping,
+    /// The address of `PyType_Type`, where there is a Python.
+    pub python_type: Option<u64>,
 }
 
 /// How a check is followed and stopped from outside.

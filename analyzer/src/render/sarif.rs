@@ -269,8 +269,10 @@ fn code_flow(paths: &Paths<'_>, group: &Group) -> Value {
 /// Where a person can go and mend it: the program's innermost frame with a file, else any with one, else whom [`brief::blamed`]
 /// names.
 fn place(frames: &[Frame]) -> Option<&Frame> {
-    let own = frames.iter().find(|frame| stack::whose(frame) == Whose::Own && frame.file.is_some());
-    own.or_else(|| stack::own_frame(frames))
+    let own = || frames.iter().find(|frame| stack::whose(frame) == Whose::Own && frame.file.is_some());
+    (stack::own_frame(frames).filter(|frame| frame.file.is_some()))
+        .or_else(own)
+        .or_else(|| stack::own_frame(frames))
         .or_else(|| frames.iter().find(|frame| frame.file.is_some()))
         .or_else(|| frames.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
         .or(frames.first())

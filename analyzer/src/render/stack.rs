@@ -31,6 +31,8 @@ pub(super) fn whose(frame: &Frame) -> Whose {
     let function_is = |names: &[&str]| names.iter().any(|name| function.starts_with(name));
     if frame.libav {
         Whose::Libav
+    } else if frame.python {
+        if is_pythons_own(frame.file.as_deref().unwrap_or("")) { Whose::Runtime } else { Whose::Own }
     } else if module_is(&["libavleak.so"]) {
         Whose::Avleak
     } else if module_is(&[
@@ -43,7 +45,8 @@ pub(super) fn whose(frame: &Frame) -> Whose {
         "libgcc_s",
         "libdl",
         "linux-vdso",
-    ]) || matches!(function, "_start" | "__libc_start_main" | "crosscall1" | "crosscall2")
+    ]) || is_interpreter(module)
+        || matches!(function, "_start" | "__libc_start_main" | "crosscall1" | "crosscall2")
         || function_is(&["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__gnu_cxx::", "__rust_"])
         || function_is(&["runtime.", "runtime/cgo", "_cgo_", "_cgoexp_"])
     {
@@ -53,9 +56,24 @@ pub(super) fn whose(frame: &Frame) -> Whose {
     }
 }
 
-/// The innermost frame of the program's own: whom the line in question belongs to.
+/// `libpython3.12.so.1.0`, `python3.11`, `python`: the interpreter's C code.
+fn is_interpreter(module: &str) -> bool {
+    let digits = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b't');
+    module.starts_with("libpython3") || module.strip_prefix("python").is_some_and(digits)
+}
+
+/// A file of Python's standard library, or code that is built into the interpreter.
+fn is_pythons_own(file: &str) -> bool {
+    let library = file.rfind("/lib/python3.").map(|at| &file[at + "/lib/python3.".len()..]);
+    let packages = |rest: &str| rest.contains("/site-packages/") || rest.contains("/dist-packages/");
+    file.starts_with("<frozen ") || library.is_some_and(|rest| !packages(rest))
+}
+
+/// The innermost frame of the program's own: whom the line in question belongs to. Of a program in Python that is its own innermost
+/// line, not the C code of the package that it called.
 pub(crate) fn own_frame(stack: &[Frame]) -> Option<&Frame> {
-    stack.iter().find(|frame| whose(frame) == Whose::Own)
+    let own = |frame: &&Frame| whose(frame) == Whose::Own;
+    stack.iter().filter(own).find(|frame| frame.python).or_else(|| stack.iter().find(own))
 }
 
 /// All frames of the program's own, innermost first.
@@ -168,7 +186,7 @@ fn trimmed(stack: &[Frame], all: bool) -> Vec<Frame> {
 }
 
 enum Row {
-    Frame { own: bool, name: String, place: String, inlined: bool },
+    Frame { own: bool, blamed: bool, name: String, place: String, inlined: bool },
     Fold { names: Vec<String>, libraries: String },
     LeftOut(usize),
 }
@@ -176,11 +194,11 @@ enum Row {
 /// Writes a stack, one own frame a line; the innermost of them is marked. `all`: every frame has its own line.
 pub(super) fn write(page: &mut Page, indent: usize, stack: &[Frame], all: bool) {
     let rows = rows(stack, all);
-    let marked = rows.iter().position(|row| matches!(row, Row::Frame { own: true, .. }));
+    let marked = rows.iter().position(|row| matches!(row, Row::Frame { blamed: true, .. }));
     let (names, places) = columns(page, indent, &rows);
     for (i, row) in rows.iter().enumerate() {
         let line = match row {
-            Row::Frame { own, name, place, inlined } => {
+            Row::Frame { own, name, place, inlined, .. } => {
                 let mark = if marked == Some(i) { Line::of(Role::Bad, "▸ ") } else { Line::of(Role::Plain, "  ") };
                 let name = shorten(name, names);
                 let gap = " ".repeat(names.saturating_sub(width(&name)) + 2);
@@ -226,7 +244,8 @@ fn columns(page: &Page, indent: usize, rows: &[Row]) -> (usize, usize) {
 fn rows(stack: &[Frame], all: bool) -> Vec<Row> {
     let frames = trimmed(stack, all);
     // A stack without a frame of the program's own, as in a codec's thread: FFmpeg's frames are all that there is to read.
-    let nobodys = own_frame(&frames).is_none();
+    let own = own_frame(&frames);
+    let nobodys = own.is_none();
     let mut rows = Vec::new();
     let mut rest = frames.as_slice();
     while let Some(frame) = rest.first() {
@@ -234,6 +253,7 @@ fn rows(stack: &[Frame], all: bool) -> Vec<Row> {
         if all || kind == Whose::Own || (nobodys && kind == Whose::Libav) {
             rows.push(Row::Frame {
                 own: kind == Whose::Own,
+                blamed: own.is_some_and(|own| std::ptr::eq(own, frame)),
                 name: name(frame),
                 place: place(frame).unwrap_or_default(),
                 inlined: frame.inlined,

@@ -280,6 +280,9 @@ pub struct Frame {
     /// The module is one of FFmpeg's libraries.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub libav: bool,
+    /// A function of Python's, between the C frames of the interpreter that runs it: it has no module, and `offset` is 0.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub python: bool,
 }
 
 /// A loaded ELF object. Where two of them have one name, a frame's `module` does not say which of them it lies in.

@@ -13,7 +13,7 @@ use avleak_wire::ring::{Consumer, Mapped};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::address::TargetRange;
-use crate::symbols::Module;
+use crate::symbols::{Module, PYTHON, ScriptCall};
 
 /// Why a segment was refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub struct Segment {
     ring_slots: u32,
 }
 
-/// One stack, innermost first: module number and return address.
+/// One stack, innermost first: module number and return address; of [`PYTHON`] what [`Segment::script`] takes.
 pub type RawStack = Vec<(Option<u32>, u64)>;
 
 /// Deeper stacks are cut: no producer writes them.
@@ -140,10 +140,38 @@ impl Segment {
             // SAFETY: below the count, hence inside the mapping; atomics only.
             let node = unsafe { &*self.map.as_ptr().add(offset).cast::<wire::StackNode>() };
             let pc = node.pc.load(Ordering::Acquire);
-            stack.push((node.module.load(Ordering::Relaxed).checked_sub(1), pc));
+            let module = match node.module.load(Ordering::Relaxed) {
+                wire::NODE_PYTHON => Some(PYTHON),
+                number => number.checked_sub(1),
+            };
+            stack.push((module, pc));
             id = node.parent.load(Ordering::Relaxed);
         }
         stack
+    }
+
+    /// The function and line that a node of Python's stands for; `None` where its text is none.
+    pub fn script(&self, pc: u64) -> Option<ScriptCall> {
+        let used = self.header().text_bytes.load(Ordering::Acquire).min(wire::TEXT_BYTES);
+        let (at, line) = ((pc >> 32) as u32, pc as u32);
+        let head = size_of::<wire::TextHead>() as u32;
+        let room = used.checked_sub(at)?.checked_sub(head)? as usize;
+        if at == 0 || !at.is_multiple_of(8) {
+            return None;
+        }
+        let start = wire::TEXTS_OFFSET as usize + at as usize;
+        // SAFETY: `head` bytes from here on lie inside the texts, and the mapping is page-aligned; atomics only.
+        let lengths = unsafe { &*self.map.as_ptr().add(start).cast::<wire::TextHead>() };
+        let file = lengths.file_len.load(Ordering::Relaxed) as usize;
+        let name = lengths.name_len.load(Ordering::Relaxed) as usize;
+        if file > wire::TEXT_FILE_BYTES || name > wire::TEXT_NAME_BYTES || file + name > room {
+            return None;
+        }
+        let from = start + head as usize;
+        // SAFETY: `room` bytes behind the head lie inside the texts; atomics only.
+        let texts = unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(from).cast::<AtomicU8>(), file + name) };
+        let text = |from: &[AtomicU8]| String::from_utf8_lossy(&bytes(from, from.len() as u32)).into_owned();
+        Some(ScriptCall { file: text(&texts[..file]), function: text(&texts[file..]), line })
     }
 
     /// Bytes of the mapping, for tests.
@@ -222,6 +250,7 @@ mod tests {
             scribble(64, 20);
             scribble(wire::MODULES_OFFSET, 512);
             scribble(wire::NODES_OFFSET, 4096);
+            scribble(wire::TEXTS_OFFSET, 4096);
             for ring in 0..4 {
                 scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE, if round % 2 == 0 { 1 } else { 2000 });
                 scribble(wire::RINGS_OFFSET + ring * wire::RING_STRIDE + wire::PAGE, 64);
@@ -236,6 +265,13 @@ mod tests {
             assert!(segment.module(u32::MAX, exe).is_none());
             for id in (0..2000).chain([u32::MAX]) {
                 assert!(segment.stack(id).len() <= MAX_DEPTH);
+            }
+            for pc in
+                (0..4096u64).map(|at| at << 35 | 7).chain([u64::MAX, 1 << 32, u64::from(wire::TEXT_BYTES - 8) << 32])
+            {
+                if let Some(call) = segment.script(pc) {
+                    assert!(call.file.len() <= 3 * wire::TEXT_FILE_BYTES && call.line == pc as u32);
+                }
             }
             assert!(segment.ring_count() <= wire::MAX_RINGS);
             for index in 0..segment.ring_count().min(8) {

@@ -8,7 +8,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::segment::Segment;
 use crate::kind::ObjectKind;
-use crate::symbols::Symbolizer;
+use crate::symbols::{PYTHON, Symbolizer};
 use crate::typing::{self, Doubt, Typing};
 
 /// Stacks of one session, typed as they come.
@@ -29,14 +29,10 @@ const PLAIN: Typing = Typing { kind: ObjectKind::Plain, doubt: Doubt::None, make
 impl StackTypes {
     /// Nothing typed yet. `root`: the target's root folder where it is not ours.
     pub fn new(segment: Arc<Segment>, exe: PathBuf, root: Option<&std::path::Path>) -> Self {
-        Self {
-            segment,
-            exe,
-            symbolizer: Symbolizer::new(root),
-            modules: 0,
-            first: Vec::new(),
-            others: HashMap::default(),
-        }
+        let mut symbolizer = Symbolizer::new(root);
+        let texts = segment.clone();
+        symbolizer.read_scripts_by(Box::new(move |pc| texts.script(pc)));
+        Self { segment, exe, symbolizer, modules: 0, first: Vec::new(), others: HashMap::default() }
     }
 
     /// Makes modules known that were recorded since.
@@ -104,7 +100,7 @@ impl StackTypes {
 
     fn type_stack(&mut self, stack: u32, size: u64) -> Typing {
         let raw = self.segment.stack(stack);
-        if raw.iter().any(|frame| frame.0.is_some_and(|module| module >= self.modules)) {
+        if raw.iter().any(|frame| frame.0.is_some_and(|module| module >= self.modules && module != PYTHON)) {
             self.learn_modules();
         }
         typing::type_addresses(&mut self.symbolizer, &raw, size)

@@ -1,6 +1,6 @@
 //! The identity of a code address that is the same in every run and on every machine with the same binaries.
 
-use super::Module;
+use super::{Module, ScriptCall};
 
 /// A call in a binary: what stays the same where the binary does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,12 @@ impl FrameKey {
             binary
         };
         Self { binary, svma: return_address.wrapping_sub(1).wrapping_sub(module.base) }
+    }
+
+    /// Of a script's function: its file's name without the folder (virtual environments lie anywhere), its own, and the line.
+    pub fn of_script(call: &ScriptCall) -> Self {
+        let file = call.file.rsplit('/').next().unwrap_or_default();
+        Self { binary: format!("{file} {}", call.function), svma: call.line.into() }
     }
 
     /// Adds this key to `hasher`.
@@ -115,6 +121,10 @@ mod tests {
             FrameKey::new(Some(&module(0x5500_0000_0000, "/opt/libx.so (deleted)", &[1, 0xab])), 0x5500_0000_1001);
         assert_eq!(one, other);
         assert_eq!((one.binary.as_str(), one.svma), ("libx.so 01ab", 0x1000));
+        let call = |file: &str| ScriptCall { file: file.into(), function: "Reader.next".into(), line: 7 };
+        let (here, there) = (call("/home/a/venv/lib/reader.py"), call("/srv/reader.py"));
+        assert_eq!(FrameKey::of_script(&here), FrameKey::of_script(&there));
+        assert_eq!(FrameKey::of_script(&here), FrameKey { binary: "reader.py Reader.next".into(), svma: 7 });
         let nameless = FrameKey::new(Some(&module(0, "/usr/lib/libx.so", &[])), 0x1001);
         assert_eq!(nameless.binary, "/usr/lib/libx.so");
         assert_eq!(FrameKey::new(None, 0x7fff_1234), FrameKey::new(None, 0x7fff_9999));

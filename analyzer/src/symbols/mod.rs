@@ -28,6 +28,24 @@ pub use key::{FrameKey, StableHasher};
 pub use symbolizer::Symbolizer;
 pub use table::{Symbol, SymbolTable};
 
+/// Instead of a module's number: the frame is a function of Python's, its "address" what the reader of scripts takes
+/// ([`Symbolizer::read_scripts_by`]).
+pub const PYTHON: u32 = u32::MAX - 1;
+
+/// A function of a script, as the process itself said when it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScriptCall {
+    /// Path of the file; `<string>` and the like for code that came from elsewhere.
+    pub file: String,
+    /// Qualified name.
+    pub function: String,
+    /// 0: not known.
+    pub line: u32,
+}
+
+/// What says which call a frame of [`PYTHON`] is.
+pub type ReadScript = Box<dyn Fn(u64) -> Option<ScriptCall> + Send + Sync>;
+
 /// One loaded ELF object of the target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Module {

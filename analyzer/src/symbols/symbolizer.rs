@@ -8,7 +8,7 @@ use super::demangle::{demangle, is_mangled};
 use super::dwarf::{Dwarf, Site};
 use super::key::FrameKey;
 use super::locate::{Found, Places};
-use super::{Module, SymbolTable, elf};
+use super::{Module, PYTHON, ReadScript, SymbolTable, elf};
 use crate::report::model::Frame;
 
 /// Where distributions put separate debug files.
@@ -22,6 +22,7 @@ pub struct Symbolizer {
     files: HashMap<(PathBuf, Vec<u8>), Names>,
     frames: HashMap<(Option<u32>, u64), Arc<[Frame]>>,
     symbols: HashMap<(u32, u64), Option<Arc<str>>>,
+    script: ReadScript,
     notes: Vec<String>,
 }
 
@@ -57,8 +58,14 @@ impl Symbolizer {
             files: HashMap::new(),
             frames: HashMap::new(),
             symbols: HashMap::new(),
+            script: Box::new(|_| None),
             notes,
         }
+    }
+
+    /// Frames of [`PYTHON`] are read by `script`.
+    pub fn read_scripts_by(&mut self, script: ReadScript) {
+        self.script = script;
     }
 
     /// Makes a module known, or better known; it is opened when its first address is asked for.
@@ -90,6 +97,9 @@ impl Symbolizer {
 
     /// The same in every run: what a leak group's id is made of.
     pub fn key(&self, module: Option<u32>, return_address: u64) -> FrameKey {
+        if module == Some(PYTHON) {
+            return FrameKey::of_script(&(self.script)(return_address).unwrap_or_default());
+        }
         FrameKey::new(module.and_then(|m| self.modules.get(&m)), return_address)
     }
 
@@ -120,6 +130,11 @@ impl Symbolizer {
         if let Some(known) = self.frames.get(&(module, return_address)) {
             return known.clone();
         }
+        if module == Some(PYTHON) {
+            let frames: Arc<[Frame]> = Arc::new([self.script_frame(return_address)]);
+            self.frames.insert((module, return_address), frames.clone());
+            return frames;
+        }
         let symbol = self.symbol(module, return_address);
         let call = return_address.wrapping_sub(1);
         let frames: Arc<[Frame]> = match module.and_then(|m| self.modules.get(&m)) {
@@ -136,6 +151,18 @@ impl Symbolizer {
         };
         self.frames.insert((module, return_address), frames.clone());
         frames
+    }
+
+    fn script_frame(&self, node: u64) -> Frame {
+        let call = (self.script)(node).unwrap_or_default();
+        let some = |text: String| (!text.is_empty()).then_some(text);
+        Frame {
+            function: some(call.function),
+            file: some(call.file),
+            line: (call.line > 0).then_some(call.line),
+            python: true,
+            ..Frame::default()
+        }
     }
 
     /// What could not be named and why, one sentence each.
