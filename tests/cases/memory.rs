@@ -27,3 +27,13 @@ fn thread_local_storage_of_200_libraries_loaded_late() {
         truth::check(&Run::new([program.as_os_str(), libraries.as_os_str(), twin.as_ref()]).finish());
     }
 }
+
+#[test]
+fn a_million_blocks_and_a_gib_of_frames() {
+    for shape in ["list", "lost"] {
+        for twin in ["leak", "clean"] {
+            let program = programs::program("many_blocks");
+            truth::check(&Run::new([program.as_os_str(), shape.as_ref(), twin.as_ref()]).finish());
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Lives of an address that overtook each other on the way: which free ended which allocation.
 //!
-//! What is alive needs only the latest stamp; where siblings die, and how old, needs pairs. Rings are drained one after another, so that
-//! a thread's allocations may all be seen before another thread's frees of them. Kept until every ring has passed.
+//! What is alive needs only the latest stamp; where siblings die, and how old, needs pairs. Events that are applied early (see
+//! [`super::LiveSet`]) may overtake those of a ring that stands still. Kept until every ring has passed.
 
 use std::collections::VecDeque;
 
@@ -18,9 +18,18 @@ pub struct History {
     order: VecDeque<(u64, u64)>,
 }
 
+/// An allocation whose free is still to come.
+#[derive(Debug)]
+struct Open {
+    made: u64,
+    stack: u32,
+    /// When the address was known to be used or freed again: the free is older than that.
+    until: u64,
+}
+
 #[derive(Debug, Default)]
 struct Lives {
-    allocations: Vec<Point>,
+    allocations: Vec<Open>,
     frees: Vec<Point>,
 }
 
@@ -31,10 +40,10 @@ impl Lives {
 }
 
 impl History {
-    /// A younger allocation has taken the place of this one, whose free is still to come.
-    pub fn replaced(&mut self, address: u64, made: u64, stack: u32) {
-        self.lives.entry(address).or_default().allocations.push((made, stack));
-        self.order.push_back((made, address));
+    /// A younger allocation, of the stamp `until`, has taken the place of this one, whose free is still to come.
+    pub fn replaced(&mut self, address: u64, made: u64, stack: u32, until: u64) {
+        self.lives.entry(address).or_default().allocations.push(Open { made, stack, until });
+        self.order.push_back((until, address));
     }
 
     /// A younger free has taken the place of this one, whose allocation is still to come.
@@ -47,9 +56,10 @@ impl History {
     pub fn allocation_of(&mut self, address: u64, freed: u64, stack: u32) -> Option<Point> {
         let lives = self.lives.entry(address).or_default();
         let found = (0..lives.allocations.len())
-            .filter(|&at| lives.allocations[at].0 < freed)
-            .max_by_key(|&at| lives.allocations[at].0)
-            .map(|at| lives.allocations.swap_remove(at));
+            .filter(|&at| lives.allocations[at].made < freed)
+            .max_by_key(|&at| lives.allocations[at].made)
+            .map(|at| lives.allocations.swap_remove(at))
+            .map(|open| (open.made, open.stack));
         match found {
             None => {
                 lives.frees.push((freed, stack));
@@ -64,8 +74,14 @@ impl History {
     }
 
     /// The free that ended a late allocation: the oldest after it, of those kept and of `tombstone`. Where it is still to come, the
-    /// allocation is kept for it.
-    pub fn free_of(&mut self, address: u64, made: u64, stack: u32, tombstone: Option<Point>) -> Option<Point> {
+    /// allocation is kept for it; it is older than `until`.
+    pub fn free_of(
+        &mut self,
+        address: u64,
+        (made, stack): Point,
+        until: u64,
+        tombstone: Option<Point>,
+    ) -> Option<Point> {
         let lives = self.lives.entry(address).or_default();
         let kept = (0..lives.frees.len()).filter(|&at| lives.frees[at].0 > made).min_by_key(|&at| lives.frees[at].0);
         let found = match (kept, tombstone) {
@@ -73,8 +89,8 @@ impl History {
             (Some(at), _) => Some(lives.frees.swap_remove(at)),
             (None, Some(tombstone)) => Some(tombstone),
             (None, None) => {
-                lives.allocations.push((made, stack));
-                self.order.push_back((made, address));
+                lives.allocations.push(Open { made, stack, until });
+                self.order.push_back((until, address));
                 None
             }
         };
@@ -97,7 +113,7 @@ impl History {
             }
             self.order.pop_front();
             if let hashbrown::hash_map::Entry::Occupied(mut lives) = self.lives.entry(address) {
-                lives.get_mut().allocations.retain(|point| point.0 >= stamp);
+                lives.get_mut().allocations.retain(|open| open.until >= stamp);
                 lives.get_mut().frees.retain(|point| point.0 >= stamp);
                 if lives.get().is_empty() {
                     lives.remove();
