@@ -33,7 +33,9 @@ fn a_million_blocks_and_a_gib_of_frames() {
     for shape in ["list", "lost"] {
         for twin in ["leak", "clean"] {
             let program = programs::program("many_blocks");
-            truth::check(&Run::new([program.as_os_str(), shape.as_ref(), twin.as_ref()]).finish());
+            // What is judged here is the check: on a busy machine the drain may stand still for long.
+            let run = Run::new([program.as_os_str(), shape.as_ref(), twin.as_ref()]);
+            truth::check(&run.env("AVLEAK_OPTIONS", "patience_ms=20000").finish());
         }
     }
 }
