@@ -19,8 +19,8 @@ const CHUNK_BYTES: u64 = 1 << CHUNK_SHIFT;
 const WORDS: usize = 1 << (CHUNK_SHIFT - GRANULE_SHIFT - 6);
 /// Granules of a chunk.
 const GRANULES: u64 = 1 << (CHUNK_SHIFT - GRANULE_SHIFT);
-/// Direct-mapped cache of chunk look-ups.
-const CACHED: usize = 64;
+/// Direct-mapped cache of chunk look-ups: a GiB of heap in one piece fits.
+const CACHED: usize = 1024;
 const NO_CHUNK: u64 = u64::MAX;
 
 /// Most bitmaps that are kept, of 8 KiB each.

@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use avleak_wire::event::{Event, KIND_ALLOC};
 use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
 use avleak_wire::ring::Consumer;
-use avleak_wire::young::Young;
+use avleak_wire::young::{MOVING, Young};
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
 use super::types::StackTypes;
-use crate::live::{LiveSet, Pending};
+use crate::live::{LiveSet, Pending, Rings};
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
@@ -27,6 +28,8 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 const SETTLE_EVERY: Duration = Duration::from_millis(10);
 /// … and so many times as long as the look takes.
 const SETTLE_SHARE: u32 = 20;
+/// Events that are taken out of a ring before they are applied together.
+const BATCH: usize = 64;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
 const MARGIN_NS: u64 = 1_000_000;
 const MARGIN_TSC: u64 = 10_000_000;
@@ -74,6 +77,8 @@ struct Ring {
     looked_at: Option<u32>,
     /// The addresses of the young at the last look.
     young: Vec<u64>,
+    /// The last event that was drained.
+    last: Option<Event>,
 }
 
 struct Worker {
@@ -160,6 +165,40 @@ impl Ring {
         }
         false
     }
+
+    /// Applies what the ring holds; returns how many events that were.
+    fn drain(&mut self, segment: &Segment, live: &mut LiveSet, types: &mut StackTypes) -> u64 {
+        let mut apply = |events: &[Event]| {
+            // Counted after the events were seen. What older events of other threads they could meet, the allocation that a free ends
+            // above all, happened before them, and the ring of it was counted before that.
+            let rings = if segment.ring_count() == 1 { Rings::One } else { Rings::Many };
+            live.apply_all(events, rings, |stack, size| types.kind_of(stack, size));
+        };
+        let mut batch = [Event { stamp: 0, address: 0, kind: 0, size: 0, stack: 0 }; BATCH];
+        let mut filled = 0;
+        let drained = self.consumer.drain(|event| {
+            batch[filled] = event;
+            filled += 1;
+            if filled == BATCH {
+                apply(&batch);
+                filled = 0;
+            }
+        });
+        apply(&batch[..filled]);
+        if drained.events > 0 {
+            // A full batch was not cleared.
+            self.last = Some(batch[filled.checked_sub(1).unwrap_or(BATCH - 1)]);
+        }
+        drained.events
+    }
+
+    /// The allocation was drained too: its thread was stopped between its way into the ring and its way out of the young.
+    fn has_drained(&self, young: &Young) -> bool {
+        young.mark & MOVING != 0
+            && self
+                .last
+                .is_some_and(|last| (last.kind, last.stamp, last.address) == (KIND_ALLOC, young.stamp, young.address))
+    }
 }
 
 impl Worker {
@@ -204,17 +243,14 @@ impl Worker {
         let count = self.segment.ring_count();
         while (self.rings.len() as u32) < count {
             let Some(consumer) = self.segment.ring(self.rings.len() as u32) else { break };
-            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new() });
+            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new(), last: None });
         }
         let mut taken = 0;
         let mut passed_by_all = now;
         for ring in &mut self.rings {
             // Order: first the young, then the ring, so that what goes from there to here meanwhile is seen.
             let settled = settles && ring.look(&mut self.pending);
-            let drained = ring.consumer.drain(|event| {
-                self.live.apply(event, |stack, size| self.types.kind_of(stack, size));
-            });
-            taken += drained.events;
+            taken += ring.drain(&self.segment, &mut self.live, &mut self.types);
             if settled {
                 ring.passed = now;
             }
@@ -230,13 +266,14 @@ impl Worker {
 
     /// The process stands still or is gone: takes everything.
     fn finish(&mut self) {
-        let mut young: Vec<Young> = Vec::new();
-        for ring in &self.rings {
-            ring.consumer.young(|one| young.push(one));
+        let mut young: Vec<(usize, Young)> = Vec::new();
+        for (at, ring) in self.rings.iter().enumerate() {
+            ring.consumer.young(|one| young.push((at, one)));
         }
         while self.pass() > 0 {}
-        for one in young {
-            self.live.apply(one.event(), |stack, size| self.types.kind_of(stack, size));
+        young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
+        for (_, one) in young {
+            self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
         }
         for ring in &self.rings {
             ring.consumer.deaths(|made, freed, count| {
