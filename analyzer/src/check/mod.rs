@@ -317,11 +317,15 @@ fn most_copied() -> u64 {
 
 /// What [`reach::check`] will read of blocks.
 fn block_ranges(blocks: &[reach::Block]) -> Vec<TargetRange> {
-    blocks
-        .iter()
-        .filter(|block| block.scan == reach::Scan::Words)
-        .map(|block| TargetRange { start: block.start, end: block.start.saturating_add(block.size) })
-        .collect()
+    let mut ranges = Vec::new();
+    for block in blocks.iter().filter(|block| block.scan == reach::Scan::Words) {
+        // They are in order: a million small blocks are a few ranges.
+        let range = TargetRange { start: block.start, end: block.start.saturating_add(block.size) };
+        if !range.is_empty() {
+            snapshot::add_range(&mut ranges, range);
+        }
+    }
+    ranges
 }
 
 /// What it will read beside them: roots, and tables of virtual functions, to tell a C++ object's second base. Those are relocated,

@@ -3,6 +3,8 @@
 //! What is copied is what can be decisive: roots, live blocks that are searched, and the tables of C++ classes. Payload, most of the
 //! memory of a process that decodes, is not among it.
 
+use memmap2::{Advice, MmapMut, MmapOptions};
+
 use crate::address::TargetRange;
 use crate::target::memory::Memory;
 
@@ -16,26 +18,39 @@ const PATIENCE: u32 = 256;
 pub struct Snapshot {
     /// Ascending, disjoint; where each begins in `bytes`.
     parts: Vec<(TargetRange, usize)>,
-    bytes: Vec<u8>,
+    bytes: MmapMut,
+}
+
+/// Adds a range that begins at or behind the last one's start; close ones become one.
+pub fn add_range(merged: &mut Vec<TargetRange>, range: TargetRange) {
+    match merged.last_mut() {
+        Some(last) if range.start <= last.end.saturating_add(GAP) => last.end = last.end.max(range.end),
+        _ => merged.push(range),
+    }
+}
+
+/// Room for a copy. Huge pages where the kernel has some: the process waits while each page that the copy touches first is cleared.
+fn room(bytes: usize) -> std::io::Result<MmapMut> {
+    let map = MmapOptions::new().len(bytes.max(1)).map_anon()?;
+    // A kernel without huge pages refuses, and small ones do.
+    let _ = map.advise(Advice::HugePage);
+    Ok(map)
 }
 
 impl Snapshot {
-    /// Copies the ranges, in any order; `None` where they are more than `most` bytes.
+    /// Copies the ranges, in any order; `None` where they are more than `most` bytes, or there is no room for them.
     pub fn take(memory: &dyn Memory, mut ranges: Vec<TargetRange>, most: u64) -> Option<Self> {
         ranges.retain(|range| !range.is_empty());
         ranges.sort_unstable();
         let mut merged: Vec<TargetRange> = Vec::new();
         for range in ranges {
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end.saturating_add(GAP) => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
+            add_range(&mut merged, range);
         }
         let total = merged.iter().map(|range| range.len()).fold(0, u64::saturating_add);
         if total > most {
             return None;
         }
-        let mut bytes = vec![0; total as usize];
+        let mut bytes = room(total as usize).ok()?;
         let (mut parts, mut used) = (Vec::new(), 0);
         for range in merged {
             let (mut at, mut failures, mut step) = (range.start, 0, PAGE);

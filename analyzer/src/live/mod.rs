@@ -107,7 +107,10 @@ impl LiveSet {
     pub fn apply_all(&mut self, events: &[Event], rings: Rings, mut kind_of: impl FnMut(u32, u64) -> ObjectKind) {
         for some in events.chunks(TOUCHED) {
             // The processor waits for all of these places at once, instead of for one after another.
-            let touched = some.iter().fold(0, |sum, event| sum ^ self.table.touch(event.address));
+            let touched = some.iter().fold(0, |sum, event| {
+                let is_marked = event.kind == KIND_ALLOC;
+                sum ^ self.table.touch(event.address) ^ if is_marked { self.returned.touch(event.address) } else { 0 }
+            });
             std::hint::black_box(touched);
             for &event in some {
                 self.apply(event, rings, &mut kind_of);
@@ -138,11 +141,8 @@ impl LiveSet {
     fn allocated(&mut self, event: Event, kind: ObjectKind, state: State) {
         let Event { stamp, address, size, stack, .. } = event;
         let new = Entry { address, stamp, size, stack, kind, state, moved: false, unmapped: false };
-        match self.table.get_mut(address) {
-            None => {
-                self.table.insert(new);
-                self.live += 1;
-            }
+        match self.table.get_or_insert(new) {
+            None => self.live += 1,
             Some(place) => {
                 let old = *place;
                 let (is_alive, ended) = (old.is_alive(), if old.is_alive() { 0 } else { old.size });
@@ -221,10 +221,13 @@ impl LiveSet {
             moved: event.kind == KIND_FREE_BY_REALLOC,
             unmapped: size == FREE_UNMAPS,
         };
-        let Some(place) = self.table.get_mut(address) else {
+        let place = match rings {
+            Rings::One => self.table.get_mut(address),
+            Rings::Many => self.table.get_or_insert(tombstone),
+        };
+        let Some(place) = place else {
             self.counts.frees += 1;
             if rings == Rings::Many {
-                self.table.insert(tombstone);
                 self.tombstones.push_back((stamp, address));
             }
             return;
@@ -240,7 +243,7 @@ impl LiveSet {
         }
         self.counts.frees += 1;
         match rings {
-            Rings::One => self.table.remove(address),
+            Rings::One => _ = self.table.remove_if(address, |_| true),
             Rings::Many => {
                 *place = tombstone;
                 self.tombstones.push_back((stamp, address));
@@ -335,24 +338,22 @@ impl LiveSet {
         self.kept = kept;
         if self.tombstones.len() > 2 * self.table.len() + SPARE_TOMBSTONES {
             let mut tombstones = std::mem::take(&mut self.tombstones);
-            tombstones.retain(|&(at, address)| self.is_tombstone(at, address));
+            tombstones.retain(|&(at, address)| {
+                self.table.get_mut(address).is_some_and(|entry| !entry.is_alive() && entry.stamp == at)
+            });
             self.tombstones = tombstones;
         }
     }
 
-    fn is_tombstone(&mut self, at: u64, address: u64) -> bool {
-        self.table.get_mut(address).is_some_and(|entry| !entry.is_alive() && entry.stamp == at)
-    }
-
     /// The tombstone is still needed; else it is removed.
+    #[inline]
     fn keep(&mut self, at: u64, address: u64, pending: &Pending) -> bool {
-        if !self.is_tombstone(at, address) {
-            return false;
-        }
-        let keep = pending.contains(address);
-        if !keep {
-            self.table.remove(address);
-        }
+        let mut keep = false;
+        self.table.remove_if(address, |entry| {
+            let is_it = !entry.is_alive() && entry.stamp == at;
+            keep = is_it && pending.contains(address);
+            is_it && !keep
+        });
         keep
     }
 

@@ -107,6 +107,18 @@ impl ReturnedMap {
         }
     }
 
+    /// Reads where [`Self::mark`] of this address will write, as far as that is near at hand: called for a handful of addresses first, it
+    /// lets the processor wait for all of them at once. What it returns says nothing, but must be used.
+    #[inline(always)]
+    pub fn touch(&self, address: u64) -> u64 {
+        let number = address >> CHUNK_SHIFT;
+        let (cached, slot) = self.cache[number as usize % CACHED];
+        match self.chunks.get(slot as usize) {
+            Some(Chunk::Bits(words)) if cached == number => words[(address >> (GRANULE_SHIFT + 6)) as usize % WORDS],
+            _ => 0,
+        }
+    }
+
     #[inline(never)]
     fn mark_long(&mut self, first: u64, last: u64) {
         if (last - first) / GRANULES > MOST_CHUNKS as u64 {

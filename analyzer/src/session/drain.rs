@@ -100,20 +100,7 @@ impl Drain {
     /// Where no thread can be started.
     pub fn start(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>, name: String) -> std::io::Result<Self> {
         let finish = Arc::new(AtomicBool::new(false));
-        let header = segment.header();
-        let mut worker = Worker {
-            types: StackTypes::new(segment.clone(), exe, root.as_deref()),
-            live: LiveSet::new(),
-            rings: Vec::new(),
-            pending: Pending::default(),
-            settle_at: Instant::now(),
-            tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
-            first: Reading {
-                stamp: header.armed_stamp.load(Ordering::Relaxed),
-                monotonic_ns: header.armed_monotonic_ns.load(Ordering::Relaxed),
-            },
-            segment: segment.clone(),
-        };
+        let mut worker = Worker::new(segment.clone(), exe, root);
         let flag = finish.clone();
         let worker = std::thread::Builder::new().name(name).spawn(move || {
             worker.run(&flag);
@@ -202,6 +189,23 @@ impl Ring {
 }
 
 impl Worker {
+    fn new(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>) -> Self {
+        let header = segment.header();
+        Self {
+            types: StackTypes::new(segment.clone(), exe, root.as_deref()),
+            live: LiveSet::new(),
+            rings: Vec::new(),
+            pending: Pending::default(),
+            settle_at: Instant::now(),
+            tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
+            first: Reading {
+                stamp: header.armed_stamp.load(Ordering::Relaxed),
+                monotonic_ns: header.armed_monotonic_ns.load(Ordering::Relaxed),
+            },
+            segment,
+        }
+    }
+
     fn run(&mut self, finish: &AtomicBool) {
         let mut quiet = false;
         loop {
@@ -264,7 +268,7 @@ impl Worker {
         taken
     }
 
-    /// The process stands still or is gone: takes everything.
+    /// The process stands still or is gone: takes everything. A pass has found every ring already.
     fn finish(&mut self) {
         let mut young: Vec<(usize, Young)> = Vec::new();
         for (at, ring) in self.rings.iter().enumerate() {
@@ -327,5 +331,80 @@ impl Worker {
             types: self.types,
             segment: self.segment,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use avleak_wire::event::KIND_FREE;
+    use avleak_wire::layout as wire;
+    use avleak_wire::ring::{Mapped, Producer};
+    use rustix::fs::{MemfdFlags, SealFlags};
+
+    fn worker(rings: u32) -> Worker {
+        let fd =
+            rustix::fs::memfd_create("avleak-test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).expect("a memfd");
+        rustix::fs::ftruncate(&fd, wire::SEGMENT_BYTES).expect("its size");
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).expect("its seal");
+        rustix::io::pwrite(&fd, &wire::MAGIC.to_le_bytes(), 0).expect("the magic");
+        let at = std::mem::offset_of!(wire::Header, version) as u64;
+        rustix::io::pwrite(&fd, &u32::from(wire::MAJOR).to_le_bytes(), at).expect("the version");
+        let at = std::mem::offset_of!(wire::Header, ring_slots) as u64;
+        rustix::io::pwrite(&fd, &rings.to_le_bytes(), at).expect("the rings");
+        let segment = Segment::map(fd).expect("a segment");
+        segment.header().ring_count.store(rings, Ordering::Release);
+        Worker::new(segment, PathBuf::from("/bin/true"), None)
+    }
+
+    fn producer(worker: &Worker, ring: u64) -> Producer {
+        let offset = wire::RINGS_OFFSET + ring * wire::RING_STRIDE;
+        // SAFETY: inside the mapping, which the worker holds; this thread alone writes.
+        Producer::over(unsafe { Mapped::new(worker.segment.as_mut_ptr().add(offset as usize)) })
+    }
+
+    fn event(kind: u8, stamp: u64, address: u64) -> Event {
+        Event { stamp, address, kind, size: 0, stack: 0 }
+    }
+
+    /// A thread that is stopped between an allocation's way into the ring and its way out of the young shows it twice.
+    #[test]
+    fn an_allocation_on_its_way_into_the_ring_is_counted_once() {
+        // As many events before it that its batch is full, or is not.
+        for before in [0, 3, BATCH as u64 - 1, BATCH as u64] {
+            let mut worker = worker(2);
+            let (first, second) = (producer(&worker, 0), producer(&worker, 1));
+            let (mut tail, mut other_tail) = (0, 0);
+            for at in 0..before {
+                first.push(event(KIND_ALLOC, 1 + at, 0x10000 + 16 * at), &mut tail).expect("room");
+            }
+            let young = Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 };
+            first.young(0).fill(young);
+            first.young(0).mark_moving();
+            first.push(young.event(), &mut tail).expect("room");
+            // Another thread gives it back and gets its place; one more young one is alive.
+            for event in [event(KIND_FREE, 600, 64), event(KIND_ALLOC, 700, 64)] {
+                second.push(event, &mut other_tail).expect("room");
+            }
+            second.young(9).fill(Young { stamp: 800, address: 96, ..young });
+            assert_eq!(worker.pass(), before + 3);
+            worker.finish();
+            let counts = worker.live.counts;
+            assert_eq!((counts.allocations, counts.frees), (before + 3, 1), "{before} before it");
+            assert_eq!(worker.live.len(), before + 2);
+            assert_eq!(worker.live.blocks()[1].stamp, 800);
+        }
+    }
+
+    #[test]
+    fn an_allocation_that_never_came_into_the_ring_is_alive_at_the_end() {
+        let mut worker = worker(1);
+        let only = producer(&worker, 0);
+        only.push(event(KIND_ALLOC, 400, 32), &mut 0).expect("room");
+        only.young(0).fill(Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 });
+        only.young(0).mark_moving();
+        assert_eq!(worker.pass(), 1);
+        worker.finish();
+        assert_eq!(worker.live.blocks().iter().map(|block| block.stamp).collect::<Vec<_>>(), [400, 500]);
     }
 }
