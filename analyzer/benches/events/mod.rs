@@ -26,7 +26,7 @@ const MARGIN: u64 = 10_000;
 
 /// The kind by stack, as few distinct ones as a decoder has: four fifths are refs.
 pub fn kind_of(stack: u32, _size: u64) -> ObjectKind {
-    if stack % 5 == 0 { ObjectKind::Plain } else { ObjectKind::BufferRef }
+    if stack.is_multiple_of(5) { ObjectKind::Plain } else { ObjectKind::BufferRef }
 }
 
 /// Short-lived blocks on three rings. Addresses come from a stack (LIFO) or a queue (FIFO) of some hundreds; half of the frees lie on
