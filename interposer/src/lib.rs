@@ -4,7 +4,7 @@
 //! * [`stubs`]: the exported symbols, one table; [`hooks`]: what each does around the real function.
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
 //! * [`recorder`]: from a call to an event, or to none; [`told`], [`foreign`]: when none may be enough; [`thread`]: a thread's state and ring.
-//! * [`unwind`]: the stack of a call, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
+//! * [`unwind`]: the stack of a call, [`step`]: a frame of it, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
 //!   object an address lies in; [`elf`]: reading mapped ELF objects; [`python`]: the interpreter's functions between C frames.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
@@ -36,12 +36,14 @@ mod settings;
 mod slots;
 mod spawn;
 mod stacks;
+mod step;
 mod stubs;
 mod sys;
 mod thread;
 mod told;
 mod traces;
 mod unwind;
+mod walk;
 
 /// Runs when ld.so initialises the library: before main, after the libraries that the program is linked to.
 #[used]

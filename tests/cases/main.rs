@@ -17,6 +17,8 @@ mod objects;
 mod oracle;
 mod preload;
 mod processes;
+mod programs_at_large;
+mod python;
 mod real_leaks;
 mod signals;
 mod storm;

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use rustc_hash::FxBuildHasher;
 
-use super::python::Objects;
+use super::python::Types;
 use super::{Block, Mapping};
 use crate::kind::ObjectKind;
 use crate::target::memory::Memory;
@@ -69,7 +69,7 @@ pub(super) struct Heuristics<'a> {
     memory: &'a dyn Memory,
     mapping: &'a dyn Fn(u64) -> Mapping,
     vtables: HashMap<u64, bool, FxBuildHasher>,
-    python: Option<Objects<'a>>,
+    python: Option<&'a Types>,
     /// The page read last: candidates come sorted by address.
     page: Box<[u8; PAGE as usize]>,
     page_start: u64,
@@ -77,9 +77,8 @@ pub(super) struct Heuristics<'a> {
 }
 
 impl<'a> Heuristics<'a> {
-    pub fn new(memory: &'a dyn Memory, mapping: &'a dyn Fn(u64) -> Mapping, python_type: Option<u64>) -> Self {
+    pub fn new(memory: &'a dyn Memory, mapping: &'a dyn Fn(u64) -> Mapping, python: Option<&'a Types>) -> Self {
         let page = Box::new([0; PAGE as usize]);
-        let python = python_type.map(|metatype| Objects::new(memory, metatype));
         Self { memory, mapping, vtables: HashMap::default(), python, page, page_start: 0, page_len: 0 }
     }
 
@@ -96,7 +95,7 @@ impl<'a> Heuristics<'a> {
             24 if self.is_string(block) => true,
             8 if self.is_array(block) => true,
             _ => {
-                self.python.as_mut().is_some_and(|objects| objects.begins_at(word, block))
+                self.python.is_some_and(|types| types.have(self.memory, word, block))
                     || self.is_second_base(word, block)
             }
         }

@@ -123,7 +123,7 @@ impl<'a> Marker<'a> {
             blocks: input.blocks,
             input,
             index,
-            heuristics: Heuristics::new(memory, input.mapping, input.python_type),
+            heuristics: Heuristics::new(memory, input.mapping, input.python),
             states: vec![State::Unreached; count],
             holders: vec![Holder::default(); count],
             next: Vec::new(),

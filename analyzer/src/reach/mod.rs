@@ -127,8 +127,8 @@ pub struct Input<'a> {
     pub root_blocks: &'a [RootBlock],
     /// What an address is mapped to.
     pub mapping: &'a dyn Fn(u64) -> Mapping,
-    /// The address of `PyType_Type`, where there is a Python.
-    pub python_type: Option<u64>,
+    /// What [`python::survey`] found, where there is a Python.
+    pub python: Option<&'a python::Types>,
 }
 
 /// How a check is followed and stopped from outside.

@@ -172,7 +172,7 @@ fn progress_ends_at_the_total_and_cancel_stops() {
         registers: &[],
         root_blocks: &[],
         mapping: &|_| Mapping::Other,
-        python_type: None,
+        python: None,
     };
     let calls = std::cell::RefCell::new(Vec::new());
     let progress = |done, total| calls.borrow_mut().push((done, total));

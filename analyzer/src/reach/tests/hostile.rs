@@ -60,7 +60,7 @@ fn a_memory_that_claims_to_have_read_too_much() {
         registers: &[],
         root_blocks: &[],
         mapping: &|_| Mapping::Code,
-        python_type: Some(0x1000),
+        python: None,
     };
     let cancel = AtomicBool::new(false);
     let found = check(&Liar, &input, &Control { progress: &|_, _| {}, cancel: &cancel }).unwrap();
