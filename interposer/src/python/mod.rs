@@ -293,7 +293,8 @@ impl Memory {
         self.kinds[place].1 != 0
     }
 
-    /// The node of the C frames of `node` with the first `count` of `calls` between them. `None` where something has no room.
+    /// The node of the C frames of `node` with the first `count` of `calls` between them; what is too long is cut at its outer end.
+    /// `None` where the nodes are used up.
     #[inline(never)]
     fn merge(
         &mut self,
@@ -316,6 +317,14 @@ impl Memory {
         };
         // A C frame of the interpreter's stands for the functions up to the next entry.
         let (mut merged, mut next) = (0, 0);
+        let mut cut = count == DEPTH;
+        let mut put = |frame: StackFrame| match self.merged.get_mut(merged) {
+            Some(place) => {
+                *place = frame;
+                merged += 1;
+            }
+            None => cut = true,
+        };
         let entries = self.frames[..depth].iter().filter(|frame| runs_python(frame)).count();
         let mut seen = 0;
         for index in 0..depth {
@@ -328,9 +337,8 @@ impl Memory {
                 while next < count {
                     let call = self.calls[next];
                     next += 1;
-                    if let Some(pc) = self.name(python, offsets, segment, call) {
-                        *self.merged.get_mut(merged)? = StackFrame { pc, module: NODE_PYTHON };
-                        merged += 1;
+                    if let Some(pc) = name(&mut self.named, python, offsets, segment, call) {
+                        put(StackFrame { pc, module: NODE_PYTHON });
                     }
                     // What is left over belongs to the outermost.
                     if call.entered && !last {
@@ -338,8 +346,10 @@ impl Memory {
                     }
                 }
             }
-            *self.merged.get_mut(merged)? = frame;
-            merged += 1;
+            put(frame);
+        }
+        if cut {
+            segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
         }
         let mut parent = 0;
         for frame in self.merged[..merged].iter().rev() {
@@ -347,35 +357,41 @@ impl Memory {
         }
         Some(parent)
     }
+}
 
-    /// The node's pc for a call: where its text lies, and its line. `None`: it is nothing that can be named.
-    fn name(&mut self, python: &Interpreter, offsets: &Offsets, segment: &Segment, call: Call) -> Option<u64> {
-        let hash = StackHash::new().with(call.code).with(call.instruction).with(call.identity).value();
-        let place = &mut self.named[hash as usize % NAMED];
-        if place.0 == hash {
-            return Some(place.1);
-        }
-        let pc = sys::keep_errno(|| {
-            let memory = |at: u64, into: &mut [u8]| sys::read_self(at, into) == into.len();
-            let pointer = |at: u64| {
-                let mut bytes = [0; 8];
-                memory(at, &mut bytes).then_some(u64::from_le_bytes(bytes))
-            };
-            let types = &python.types;
-            if !code::is_code(&memory, types, call.code) {
-                return None;
-            }
-            let file = pointer(call.code + offsets.filename)?;
-            let name = pointer(call.code + offsets.qualname)?;
-            let file = code::text::<TEXT_FILE_BYTES>(&memory, offsets, types, file, true)?;
-            let name = code::text::<TEXT_NAME_BYTES>(&memory, offsets, types, name, false)?;
-            let line = code::line(&memory, offsets, types, call.code, call.instruction).unwrap_or(0);
-            let text = text_at(segment, file.bytes(), name.bytes())?;
-            Some(u64::from(text) << 32 | u64::from(line))
-        })?;
-        *place = (hash, pc);
-        Some(pc)
+/// The node's pc for a call: where its text lies, and its line. `None`: it is nothing that can be named.
+fn name(
+    named: &mut [(u64, u64); NAMED],
+    python: &Interpreter,
+    offsets: &Offsets,
+    segment: &Segment,
+    call: Call,
+) -> Option<u64> {
+    let hash = StackHash::new().with(call.code).with(call.instruction).with(call.identity).value();
+    let place = &mut named[hash as usize % NAMED];
+    if place.0 == hash {
+        return Some(place.1);
     }
+    let pc = sys::keep_errno(|| {
+        let memory = |at: u64, into: &mut [u8]| sys::read_self(at, into) == into.len();
+        let pointer = |at: u64| {
+            let mut bytes = [0; 8];
+            memory(at, &mut bytes).then_some(u64::from_le_bytes(bytes))
+        };
+        let types = &python.types;
+        if !code::is_code(&memory, types, call.code) {
+            return None;
+        }
+        let file = pointer(call.code + offsets.filename)?;
+        let name = pointer(call.code + offsets.qualname)?;
+        let file = code::text::<TEXT_FILE_BYTES>(&memory, offsets, types, file, true)?;
+        let name = code::text::<TEXT_NAME_BYTES>(&memory, offsets, types, name, false)?;
+        let line = code::line(&memory, offsets, types, call.code, call.instruction).unwrap_or(0);
+        let text = text_at(segment, file.bytes(), name.bytes())?;
+        Some(u64::from(text) << 32 | u64::from(line))
+    })?;
+    *place = (hash, pc);
+    Some(pc)
 }
 
 /// Texts that were written, by their hash: its upper half, and where the text lies. Of the present segment.

@@ -1,0 +1,72 @@
+//! One frame outwards: by framehop, from a module's tables; and whole stacks by the `backtrace` crate, the oracle of `verify=1`.
+
+use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
+use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
+
+use crate::modules::Tables;
+use crate::rules::{Reads, Taken};
+use crate::stacks::StackRange;
+use crate::sys;
+use crate::unwind::{DEPTH, Registers};
+
+/// framehop's own memory: the rule of each address, where it has one of its forms.
+pub type Remembered = CacheX86_64<MustNotAllocateDuringUnwind>;
+
+/// Reads this far above a frame's own stack pointer are as safe as the frame.
+const FRAME: u64 = 4096;
+
+/// framehop's step. Reads only inside `range`, and notes each word; false: one could not be read.
+#[inline(always)]
+pub fn step(remembered: &mut Remembered, tables: &Tables, at: Registers, range: StackRange) -> (Taken, bool) {
+    let mut reads = Reads::default();
+    let Some(address) = FrameAddress::from_return_address(at.pc) else { return (Ok((None, reads)), true) };
+    let mut registers = UnwindRegsX86_64::new(at.pc, at.sp, at.bp);
+    let mut whole = true;
+    let mut read = |address: u64| {
+        let mut word = [0; 8];
+        let value = if !range.holds(address) {
+            None
+        } else if range.own || address.wrapping_sub(at.sp) < FRAME {
+            // SAFETY: aligned, and inside this thread's own stack, or on the frame in use.
+            Some(unsafe { *(address as *const u64) })
+        } else {
+            (sys::read_self(address, &mut word) == 8).then_some(u64::from_le_bytes(word))
+        };
+        match value {
+            Some(value) => reads.note(address, value),
+            None => whole = false,
+        }
+        value.ok_or(())
+    };
+    let taken = match tables.unwind_frame(address, &mut registers, remembered, &mut read) {
+        Ok(Some(pc)) => Ok((Some(Registers { pc, sp: registers.sp(), bp: registers.bp() }), reads)),
+        Ok(None) => Ok((None, reads)),
+        Err(_) => Err(()),
+    };
+    (taken, whole)
+}
+
+/// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller.
+#[cold]
+pub fn verify(start: u64, frames: &[Registers]) -> bool {
+    let mut theirs = [0u64; DEPTH + 64];
+    let mut count = 0;
+    // SAFETY: called on one thread at a time as far as the crate's own state goes: only `trace`, no symbolization.
+    unsafe {
+        backtrace::trace_unsynchronized(|frame| {
+            theirs[count] = frame.ip() as u64;
+            count += 1;
+            count < theirs.len()
+        });
+    }
+    let theirs = &theirs[..count];
+    let first = theirs.iter().position(|&pc| pc == start).unwrap_or(count);
+    let theirs = &theirs[first..];
+    let theirs = match theirs.split_last() {
+        // libgcc ends some stacks with a null frame.
+        Some((0, rest)) => rest,
+        _ => theirs,
+    };
+    let equal = frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc);
+    equal && if frames.len() == DEPTH { theirs.len() >= DEPTH } else { theirs.len() == frames.len() }
+}
