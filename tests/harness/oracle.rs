@@ -1,7 +1,8 @@
 //! What Valgrind's memcheck says of a program: the classes of its blocks, by the function that allocated them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,13 +35,25 @@ pub struct Record {
 
 /// Runs a program under memcheck. Returns its run and the leak records of the first process.
 pub fn memcheck<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> (Finished, Vec<Record>) {
+    memcheck_behind(&[], arguments)
+}
+
+/// The same, memcheck itself started by `prefix`: it does not follow what another program executes.
+pub fn memcheck_behind<S: AsRef<OsStr>>(
+    prefix: &[OsString],
+    arguments: impl IntoIterator<Item = S>,
+) -> (Finished, Vec<Record>) {
     let folder = crate::scratch();
+    // The prefix may change the user.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("the folder's mode");
     let file = folder.path().join("memcheck.xml");
-    let mut command = Command::new("valgrind");
+    let mut words = prefix.iter().cloned().chain(["valgrind".into()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     command.args(["-q", "--leak-check=full", "--show-leak-kinds=all", "--leak-resolution=high", "--num-callers=60"]);
     command.args(["--xml=yes", "--child-silent-after-fork=yes"]).arg(format!("--xml-file={}", file.display()));
     command.args(arguments);
-    let finished = process::run(&mut command, Duration::from_secs(300));
+    let finished = process::run(&mut command, Duration::from_secs(900));
     let xml = std::fs::read_to_string(&file).expect("memcheck's XML");
     (finished, xml.split("<error>").skip(1).filter_map(record).collect())
 }
