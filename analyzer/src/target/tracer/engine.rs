@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::eager::Eager;
 use super::message::{Command, LONGEST, Message};
 use super::process::{Process, Settings};
 use super::ptrace::{self, Report};
@@ -18,6 +19,8 @@ use crate::target::threads;
 
 /// Reports handled before commands are looked at again.
 const REPORTS: usize = 1024;
+/// For so long the tracer stays awake over stops before it looks at commands again.
+const TURN: Duration = Duration::from_millis(5);
 /// Messages that wait for an analyzer that does not read; beyond it counts as gone.
 const WAITING_BYTES: usize = 64 << 20;
 
@@ -25,6 +28,8 @@ struct Engine {
     socket: OwnedFd,
     settings: Settings,
     processes: HashMap<i32, Process>,
+    eager: Eager,
+    buffer: Vec<u8>,
     out: VecDeque<Vec<u8>>,
     out_bytes: usize,
 }
@@ -36,7 +41,15 @@ pub(super) fn run(socket: OwnedFd, signals: OwnedFd) -> Done {
     let (me, kernel) = (std::process::id() as i32, kernel());
     let (sees_syscalls, status_is_leaders) = (kernel >= (5, 7), kernel < (5, 19));
     let settings = Settings { me, hold: Duration::from_secs(30), sees_syscalls, status_is_leaders };
-    let mut engine = Engine { socket, settings, processes: HashMap::new(), out: VecDeque::new(), out_bytes: 0 };
+    let mut engine = Engine {
+        socket,
+        settings,
+        processes: HashMap::new(),
+        eager: Eager::new(Instant::now()),
+        buffer: vec![0; LONGEST],
+        out: VecDeque::new(),
+        out_bytes: 0,
+    };
     let mut more = false;
     loop {
         let turn = engine.wait(&signals, more).and_then(|()| engine.take_commands());
@@ -71,16 +84,15 @@ impl Engine {
     }
 
     fn take_commands(&mut self) -> Result<(), Done> {
-        let mut buffer = vec![0; LONGEST];
         loop {
-            let got = match rustix::net::recv(self.socket.as_fd(), &mut buffer[..], RecvFlags::DONTWAIT) {
+            let got = match rustix::net::recv(self.socket.as_fd(), &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(Done),
                 Ok((got, _)) => got,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(_) => return Err(Done),
             };
-            if let Ok(command) = serde_json::from_slice(&buffer[..got.min(LONGEST)]) {
+            if let Ok(command) = serde_json::from_slice(&self.buffer[..got.min(LONGEST)]) {
                 self.obey(command);
             }
         }
@@ -120,13 +132,29 @@ impl Engine {
     /// Handles stops and ends; true where more may be waiting.
     fn take_reports(&mut self) -> bool {
         let mut out = Vec::new();
-        let mut taken = 0;
-        while let Some((tid, report)) = ptrace::next_report() {
-            self.on_report(tid, report, &mut out);
-            taken += 1;
-            if taken == REPORTS {
+        let (mut taken, begun) = (0, Instant::now());
+        loop {
+            if let Some((tid, report)) = ptrace::next_report() {
+                self.on_report(tid, report, &mut out);
+                self.eager.came(Instant::now());
+                taken += 1;
+                if taken == REPORTS {
+                    break;
+                }
+                continue;
+            }
+            let now = Instant::now();
+            // What is to be told, or has a deadline, comes first.
+            let waits =
+                out.is_empty() && self.out.is_empty() && self.processes.values().all(|p| p.next_look(now).is_none());
+            if !waits || !self.eager.stays_awake(now) {
                 break;
             }
+            if now.saturating_duration_since(begun) > TURN {
+                taken = REPORTS;
+                break;
+            }
+            std::thread::yield_now();
         }
         self.send_all(&out);
         taken == REPORTS

@@ -13,6 +13,7 @@
 //! Limits: a target that executes a setuid program *itself* runs it without the rights (children are not traced). The end
 //! of a process is not seen where the kernel gives no exit stop; [`TracerEvent::Gone`] says so.
 
+mod eager;
 mod engine;
 mod message;
 mod process;
