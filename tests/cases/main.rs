@@ -10,6 +10,7 @@ mod ffmpeg;
 mod formats;
 mod gate;
 mod html;
+mod linked_in;
 mod loading;
 mod memory;
 mod nine;
@@ -23,6 +24,7 @@ mod storm;
 mod streaming;
 mod threads;
 mod untraceable;
+mod wheels;
 
 use std::ffi::OsStr;
 
