@@ -5,7 +5,7 @@
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
 //! * [`recorder`]: from a call to an event, or to none; [`told`], [`foreign`]: when none may be enough; [`thread`]: a thread's state and ring.
 //! * [`unwind`]: the stack of a call, [`step`]: a frame of it, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
-//!   object an address lies in; [`elf`]: reading mapped ELF objects; [`python`]: the interpreter's functions between C frames.
+//!   object an address lies in; [`elf`]: reading mapped ELF objects, [`symtab`]: their files' full symbol tables; [`python`]: the interpreter's functions between C frames.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`sandbox`]: which of our system calls the host forbade itself; [`judge`], [`exec`]: programs that bear no preload.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
@@ -42,6 +42,7 @@ mod spawn;
 mod stacks;
 mod step;
 mod stubs;
+mod symtab;
 mod sys;
 mod thread;
 mod told;

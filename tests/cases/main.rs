@@ -13,6 +13,7 @@ mod hosts;
 mod hosts_allocators;
 mod hosts_children;
 mod html;
+mod linked_in;
 mod loading;
 mod memory;
 mod nine;
@@ -28,6 +29,7 @@ mod storm;
 mod streaming;
 mod threads;
 mod untraceable;
+mod wheels;
 
 use std::ffi::OsStr;
 
