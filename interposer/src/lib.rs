@@ -4,7 +4,7 @@
 //! * [`stubs`]: the exported symbols, one table; [`hooks`]: what each does around the real function.
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
 //! * [`recorder`]: from a call to an event, or to none; [`told`], [`foreign`]: when none may be enough; [`thread`]: a thread's state and ring.
-//! * [`unwind`]: the stack of a call, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
+//! * [`unwind`]: the stack of a call, [`golang`]: its part in Go code, [`stacks`]: how far it reaches, [`oracle`]: whether it is right; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
 //!   object an address lies in; [`elf`]: reading mapped ELF objects.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
@@ -21,10 +21,12 @@ mod arm;
 mod control;
 mod elf;
 mod foreign;
+mod golang;
 mod hooks;
 mod intern;
 mod loader;
 mod modules;
+mod oracle;
 mod real;
 mod recorder;
 mod register;

@@ -6,13 +6,14 @@ use core::sync::atomic::Ordering;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
 
+use crate::golang::Walk;
 use crate::intern::{self, StackFrame, StackHash};
 use crate::modules::{self, Tables};
 use crate::rules::{Base, HANDED_ON, Reads, Rule, Rules, Taken};
 use crate::segment::Segment;
 use crate::stacks::{self, Own, StackRange};
 use crate::traces::{Known, MOST_READS, Traces};
-use crate::{settings, sys};
+use crate::{oracle, settings, sys};
 
 /// Longest stack kept; of a longer one the outermost frames are cut.
 pub const DEPTH: usize = 192;
@@ -64,6 +65,8 @@ struct Captured {
     outer: u32,
     /// Every frame was found by a rule, up to the stack's end or a known outer part.
     by_rules: bool,
+    /// The outer part is Go code.
+    through_go: bool,
     /// Of all that.
     hash: StackHash,
 }
@@ -234,7 +237,8 @@ impl Unwinding {
         let known = match captured.by_rules.then(|| intern::stack(captured.hash)).flatten() {
             Some((node, libav)) => {
                 let known = Known { node, libav };
-                if !self.traces.waits() {
+                // A trace is of the thread's own stack only.
+                if !captured.through_go && !self.traces.waits() {
                     self.keep(segment, &captured, known);
                 }
                 known
@@ -303,7 +307,7 @@ impl Unwinding {
                 Base::Sp => at.sp,
                 Base::Bp => at.bp,
                 Base::End => break,
-                Base::None => return,
+                Base::Go | Base::None => return,
             };
             let bp_word = match (rule.base, bp_from) {
                 (Base::Bp, None) => {
@@ -350,7 +354,8 @@ impl Unwinding {
             same &= !differs(id, frame);
             id = segment.node(id).parent.load(Ordering::Relaxed);
         }
-        same &= id == 0 && verify(start.pc, &self.frames[..depth]);
+        let in_c = self.modules[..depth].iter().zip(&self.frames).position(|(&number, at)| is_go(number, at.pc));
+        same &= id == 0 && oracle::agrees(start.pc, &self.frames[..in_c.unwrap_or(depth)], in_c.is_none());
         segment.header().verified_stacks.fetch_add(1, Ordering::Relaxed);
         if !same {
             segment.header().verify_differences.fetch_add(1, Ordering::Relaxed);
@@ -370,7 +375,7 @@ impl Unwinding {
             Base::Sp => at.sp,
             Base::Bp => at.bp,
             Base::End => return Some(Registers { pc: 0, sp: at.sp, bp: at.bp }),
-            Base::None => return None,
+            Base::Go | Base::None => return None,
         };
         let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
         let lowest = at.sp.wrapping_sub(128).max(self.own.start);
@@ -397,7 +402,7 @@ impl Unwinding {
     /// every frame, up to the stack's end.
     fn capture(&mut self, segment: &Segment, start: Registers, remembering: bool) -> Result<Known, Captured> {
         let mut at = start;
-        let mut captured = Captured { depth: 0, outer: 0, by_rules: true, hash: StackHash::new() };
+        let mut captured = Captured { depth: 0, outer: 0, by_rules: true, through_go: false, hash: StackHash::new() };
         let mut callers = 0u64;
         if at.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
@@ -408,6 +413,10 @@ impl Unwinding {
         loop {
             let depth = captured.depth;
             let known = match self.rules.find(at.pc) {
+                Some(rule) if rule.base == Base::Go => {
+                    let number = u32::from(rule.module);
+                    return Err(self.follow_go(segment, number, at, captured, remembering));
+                }
                 Some(rule) if remembering => self.apply(rule, &at).map(|caller| (rule.module, caller)),
                 _ => None,
             };
@@ -430,6 +439,11 @@ impl Unwinding {
                     Ok((caller.pc != 0).then_some(caller))
                 }
                 None => {
+                    if modules::is_any_go()
+                        && let Some(number) = self.enter_go(at.pc)
+                    {
+                        return Err(self.follow_go(segment, number, at, captured, remembering));
+                    }
                     captured.by_rules = false;
                     self.step_anew(depth, at, remembering)
                 }
@@ -462,6 +476,47 @@ impl Unwinding {
                 }
             }
         }
+    }
+
+    /// The module record + 1 of Go code at `pc`; remembered as a rule.
+    #[cold]
+    fn enter_go(&mut self, pc: u64) -> Option<u32> {
+        let module =
+            modules::find(pc.wrapping_sub(1)).filter(|module| (module.go.0..module.go.1).contains(&(pc - 1)))?;
+        self.rules.insert(Rule::of_go(pc, module.index + 1)?);
+        Some(module.index + 1)
+    }
+
+    /// The rest of a stack, from Go code of module record `number` - 1 on.
+    fn follow_go(
+        &mut self,
+        segment: &Segment,
+        number: u32,
+        start: Registers,
+        captured: Captured,
+        remembering: bool,
+    ) -> Captured {
+        let mut captured = Captured { through_go: true, ..captured };
+        let mut walk = Walk::new(modules::go_code(number), self.own, &start, self.lookups_left > 0);
+        let mut at = Some(start);
+        while let Some(frame) = at {
+            if captured.depth == DEPTH {
+                if remembering {
+                    segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
+                }
+                captured.by_rules = false;
+                break;
+            }
+            self.frames[captured.depth] = frame;
+            self.modules[captured.depth] = number;
+            captured.hash = captured.hash.with(frame.pc);
+            captured.depth += 1;
+            at = walk.caller(&frame);
+        }
+        if walk.has_learned() {
+            self.lookups_left = self.lookups_left.saturating_sub(1);
+        }
+        captured
     }
 
     /// One frame outwards by framehop; a rule is learned from it.
@@ -577,27 +632,8 @@ impl Unwinding {
     }
 }
 
-/// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller.
-#[cold]
-fn verify(start: u64, frames: &[Registers]) -> bool {
-    let mut theirs = [0u64; DEPTH + 64];
-    let mut count = 0;
-    // SAFETY: called on one thread at a time as far as the crate's own state goes: only `trace`, no symbolization.
-    unsafe {
-        backtrace::trace_unsynchronized(|frame| {
-            theirs[count] = frame.ip() as u64;
-            count += 1;
-            count < theirs.len()
-        });
-    }
-    let theirs = &theirs[..count];
-    let first = theirs.iter().position(|&pc| pc == start).unwrap_or(count);
-    let theirs = &theirs[first..];
-    let theirs = match theirs.split_last() {
-        // libgcc ends some stacks with a null frame.
-        Some((0, rest)) => rest,
-        _ => theirs,
-    };
-    let equal = frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc);
-    equal && if frames.len() == DEPTH { theirs.len() >= DEPTH } else { theirs.len() == frames.len() }
+/// `pc` is a return address in Go code of module record `number` - 1.
+fn is_go(number: u32, pc: u64) -> bool {
+    let code = modules::go_code(number);
+    (code.0..code.1).contains(&pc.wrapping_sub(1))
 }

@@ -9,6 +9,7 @@ mod exits;
 mod ffmpeg;
 mod formats;
 mod gate;
+mod golang;
 mod html;
 mod loading;
 mod memory;
