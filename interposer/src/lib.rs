@@ -4,7 +4,8 @@
 //! * [`stubs`]: the exported symbols, one table; [`hooks`]: what each does around the real function.
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
 //! * [`recorder`]: from a call to an event, or to none; [`told`], [`foreign`]: when none may be enough; [`thread`]: a thread's state and ring.
-//! * [`unwind`]: the stack of a call, [`step`]: a frame of it, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
+//! * [`unwind`]: the stack of a call, [`walk`]: by rules alone, [`step`]: a frame of it, [`golang`]: its part in Go code, [`stacks`]: how far it
+//!   reaches, [`oracle`]: whether it is right; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
 //!   object an address lies in; [`elf`]: reading mapped ELF objects, [`symtab`]: their files' full symbol tables; [`python`]: the interpreter's functions between C frames.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`sandbox`]: which of our system calls the host forbade itself; [`judge`], [`exec`]: programs that bear no preload.
@@ -23,11 +24,13 @@ mod control;
 mod elf;
 mod exec;
 mod foreign;
+mod golang;
 mod hooks;
 mod intern;
 mod judge;
 mod loader;
 mod modules;
+mod oracle;
 mod python;
 mod real;
 mod recorder;

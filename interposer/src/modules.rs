@@ -12,7 +12,7 @@ use framehop::Unwinder as _;
 use framehop::x86_64::UnwinderX86_64;
 
 use crate::elf::{Dynamic, Layout};
-use crate::{arena, python, segment, sys};
+use crate::{arena, golang, python, segment, sys};
 
 /// The unwinder of one module.
 pub type Tables = UnwinderX86_64<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
@@ -27,6 +27,8 @@ pub struct Module {
     pub flags: u32,
     /// Its unwinder; without tables framehop falls back to frame pointers.
     pub tables: Tables,
+    /// Where its Go code lies.
+    pub go: golang::Code,
     /// The loader's own record, to tell the same file at the same place from another one.
     link: u64,
     /// The loader generation in which it was last seen loaded.
@@ -44,6 +46,7 @@ static ALL: [AtomicPtr<Module>; wire::MAX_MODULES as usize] =
 static COUNT: AtomicU32 = AtomicU32::new(0);
 /// Counts dlcloses; a module met before the last one is looked at again.
 static LOADER_GENERATION: AtomicU32 = AtomicU32::new(1);
+static ANY_GO: AtomicBool = AtomicBool::new(false);
 static ADDING: AtomicBool = AtomicBool::new(false);
 /// Changes whenever what [`find`] answers may change: caches of its answers are dropped then.
 static TABLE_GENERATION: AtomicU64 = AtomicU64::new(1);
@@ -194,6 +197,20 @@ pub fn is_ffmpeg(number: u32) -> bool {
         .is_some_and(|module| module.flags & (wire::MODULE_FFMPEG | wire::MODULE_LIBAVUTIL) != 0)
 }
 
+/// Some module has Go code.
+#[inline(always)]
+pub fn is_any_go() -> bool {
+    ANY_GO.load(Ordering::Acquire)
+}
+
+/// Where the Go code of module record `number` - 1 lies.
+#[inline(always)]
+pub fn go_code(number: u32) -> golang::Code {
+    let Some(known) = (number as usize).checked_sub(1).and_then(|index| ALL.get(index)) else { return (0, 0) };
+    // SAFETY: null, or a module, which is never freed.
+    unsafe { known.load(Ordering::Acquire).as_ref() }.map_or((0, 0), |module| module.go)
+}
+
 /// Changes whenever an answer of [`find`] may.
 #[inline(always)]
 pub fn table_generation() -> u64 {
@@ -281,10 +298,12 @@ fn lock() -> Option<Lock> {
 #[cold]
 fn meet(address: u64, generation: u32) -> Option<&'static Module> {
     let located = locate(address)?;
+    // Reads a file: not under the lock.
+    let go = golang::code_of(&located.layout, located.name());
     let held = lock()?;
     let module = match lookup(address) {
         Some(module) if module.verified.load(Ordering::Relaxed) == generation => Some(module),
-        _ => add(&located, generation),
+        _ => add(&located, go, generation),
     };
     drop(held);
     if let Some(module) = module
@@ -297,7 +316,7 @@ fn meet(address: u64, generation: u32) -> Option<&'static Module> {
 }
 
 /// Under the lock.
-fn add(located: &Located, generation: u32) -> Option<&'static Module> {
+fn add(located: &Located, go: golang::Code, generation: u32) -> Option<&'static Module> {
     let segment = segment::get()?;
     let index = COUNT.load(Ordering::Relaxed);
     let (id, id_len) = located.layout.build_id();
@@ -325,6 +344,9 @@ fn add(located: &Located, generation: u32) -> Option<&'static Module> {
     }
     let flags = flags_of(located);
     let tables = tables_of(located);
+    if go != (0, 0) {
+        ANY_GO.store(true, Ordering::Release);
+    }
     if !arena::has_room(1 << 20) {
         segment.header().modules_exhausted.fetch_add(1, Ordering::Relaxed);
         return None;
@@ -334,6 +356,7 @@ fn add(located: &Located, generation: u32) -> Option<&'static Module> {
         layout: located.layout,
         flags,
         tables,
+        go,
         link: located.link,
         verified: AtomicU32::new(generation),
         gone: AtomicBool::new(false),

@@ -27,6 +27,8 @@ pub enum Base {
     Bp = 2,
     /// The stack ends here.
     End = 3,
+    /// Go code: its callers are found by frame pointers ([`crate::golang`]).
+    Go = 4,
 }
 
 /// The rule of one return address. 16 bytes.
@@ -82,6 +84,12 @@ impl Reads {
 pub type Taken = Result<(Option<Registers>, Reads), ()>;
 
 impl Rule {
+    /// Of a return address in Go code of module record `module` - 1.
+    pub fn of_go(pc: u64, module: u32) -> Option<Self> {
+        let module = u16::try_from(module).ok().filter(|&module| module != 0)?;
+        Some(Self { pc, caller_at: 0, bp_at: 0, module, base: Base::Go, unused: 0 })
+    }
+
     /// The rule behind a step from `at` that gave `taken`, found out by steps from other registers; `None` where it has another form.
     pub fn of(at: Registers, module: u32, taken: &Taken, mut step: impl FnMut(Registers) -> Taken) -> Option<Self> {
         let &Ok((caller, reads)) = taken else { return None };

@@ -1,4 +1,4 @@
-//! One frame outwards: by framehop, from a module's tables; and whole stacks by the `backtrace` crate, the oracle of `verify=1`.
+//! One frame outwards by framehop, from a module's tables.
 
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
@@ -7,7 +7,7 @@ use crate::modules::Tables;
 use crate::rules::{Reads, Taken};
 use crate::stacks::StackRange;
 use crate::sys;
-use crate::unwind::{DEPTH, Registers};
+use crate::unwind::Registers;
 
 /// framehop's own memory: the rule of each address, where it has one of its forms.
 pub type Remembered = CacheX86_64<MustNotAllocateDuringUnwind>;
@@ -44,29 +44,4 @@ pub fn step(remembered: &mut Remembered, tables: &Tables, at: Registers, range: 
         Err(_) => Err(()),
     };
     (taken, whole)
-}
-
-/// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller.
-#[cold]
-pub fn verify(start: u64, frames: &[Registers]) -> bool {
-    let mut theirs = [0u64; DEPTH + 64];
-    let mut count = 0;
-    // SAFETY: called on one thread at a time as far as the crate's own state goes: only `trace`, no symbolization.
-    unsafe {
-        backtrace::trace_unsynchronized(|frame| {
-            theirs[count] = frame.ip() as u64;
-            count += 1;
-            count < theirs.len()
-        });
-    }
-    let theirs = &theirs[..count];
-    let first = theirs.iter().position(|&pc| pc == start).unwrap_or(count);
-    let theirs = &theirs[first..];
-    let theirs = match theirs.split_last() {
-        // libgcc ends some stacks with a null frame.
-        Some((0, rest)) => rest,
-        _ => theirs,
-    };
-    let equal = frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc);
-    equal && if frames.len() == DEPTH { theirs.len() >= DEPTH } else { theirs.len() == frames.len() }
 }

@@ -3,15 +3,16 @@
 
 use core::sync::atomic::Ordering;
 
+use crate::golang::GoWalk;
 use crate::intern::{self, StackFrame, StackHash};
 use crate::modules::{self, Tables};
 use crate::rules::{Base, HANDED_ON, Rule, Rules};
 use crate::segment::Segment;
 use crate::stacks::{self, Own, StackRange};
-use crate::step::{Remembered, step, verify};
+use crate::step::{Remembered, step};
 use crate::traces::{Known, MOST_READS, Traces};
 use crate::walk::{Stop, Walk};
-use crate::{settings, sys};
+use crate::{oracle, settings, sys};
 
 /// Longest stack kept; of a longer one the outermost frames are cut.
 pub const DEPTH: usize = 192;
@@ -71,6 +72,8 @@ enum Walked {
     Known(Known),
     /// The hash of all of the stack, and where a known outer part begins in it, with its node.
     Whole(StackHash, Option<(usize, u32)>),
+    /// The hash of all of a stack of which the outer part is Go code.
+    Go(StackHash),
     /// Rules do not lead through it.
     Strange,
 }
@@ -246,6 +249,11 @@ impl Unwinding {
                     known
                 }
             },
+            // A trace is of the thread's own stack only: where Go called, the words are followed each time.
+            Walked::Go(hash) => match intern::stack(hash) {
+                None => self.anew(segment, start, None),
+                Some((node, libav)) => Known { node, libav },
+            },
         };
         if settings::verify() && known.node != 0 {
             self.verify_trace(segment, start, known);
@@ -261,8 +269,10 @@ impl Unwinding {
         let mut stop = Stop::Wanted;
         for depth in 1..=TOLD_BY {
             stop = walk.until(&self.rules, depth);
-            if stop == Stop::Unknown {
-                return Walked::Strange;
+            match stop {
+                Stop::Unknown => return Walked::Strange,
+                Stop::Go => return self.walk_go(&walk),
+                Stop::Wanted | Stop::End => {}
             }
             // As `callers_of` does; a stack that ends before is told by its end.
             let pc = walk.at().pc;
@@ -291,7 +301,31 @@ impl Unwinding {
         if stop == Stop::Wanted {
             stop = walk.until(&self.rules, DEPTH);
         }
-        if stop == Stop::End { Walked::Whole(walk.hash, None) } else { Walked::Strange }
+        match stop {
+            Stop::End => Walked::Whole(walk.hash, None),
+            Stop::Go => self.walk_go(&walk),
+            Stop::Wanted | Stop::Unknown => Walked::Strange,
+        }
+    }
+
+    /// Goes on in Go code.
+    #[inline(never)]
+    fn walk_go(&mut self, walk: &Walk) -> Walked {
+        let start = walk.at();
+        let Some(rule) = self.rules.find(start.pc) else { return Walked::Strange };
+        let (mut hash, mut depth) = (walk.hash, walk.depth);
+        let mut go = GoWalk::new(modules::go_code(u32::from(rule.module)), self.own, &start, self.lookups_left > 0);
+        let mut at = Some(start);
+        while let Some(frame) = at {
+            if depth == DEPTH {
+                return Walked::Strange;
+            }
+            hash = hash.with(frame.pc);
+            depth += 1;
+            at = go.caller(&frame);
+        }
+        self.lookups_left = self.lookups_left.saturating_sub(u32::from(go.has_learned()));
+        Walked::Go(hash)
     }
 
     /// A stack that was not met before, or that rules do not lead through.
@@ -369,7 +403,7 @@ impl Unwinding {
                 Base::Sp => at.sp,
                 Base::Bp => at.bp,
                 Base::End => break,
-                Base::None => return,
+                Base::Go | Base::None => return,
             };
             let bp_word = match (rule.base, bp_from) {
                 (Base::Bp, None) => {
@@ -418,7 +452,8 @@ impl Unwinding {
             same &= !differs(id, frame);
             id = segment.node(id).parent.load(Ordering::Relaxed);
         }
-        same &= id == 0 && verify(start.pc, &self.frames[..depth]);
+        let in_c = self.modules[..depth].iter().zip(&self.frames).position(|(&number, at)| is_go(number, at.pc));
+        same &= id == 0 && oracle::agrees(start.pc, &self.frames[..in_c.unwrap_or(depth)], in_c.is_none());
         segment.header().verified_stacks.fetch_add(1, Ordering::Relaxed);
         if !same {
             segment.header().verify_differences.fetch_add(1, Ordering::Relaxed);
@@ -438,7 +473,7 @@ impl Unwinding {
             Base::Sp => at.sp,
             Base::Bp => at.bp,
             Base::End => return Some(Registers { pc: 0, sp: at.sp, bp: at.bp }),
-            Base::None => return None,
+            Base::Go | Base::None => return None,
         };
         let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
         let lowest = at.sp.wrapping_sub(128).max(self.own.start);
@@ -486,6 +521,10 @@ impl Unwinding {
             self.frames[depth] = at;
             captured.hash = captured.hash.with(at.pc);
             let known = match self.rules.find(at.pc) {
+                Some(rule) if rule.base == Base::Go => {
+                    let number = u32::from(rule.module);
+                    return self.follow_go(segment, number, at, captured, remembering);
+                }
                 Some(rule) if remembering => self.apply(rule, &at).map(|caller| (rule.module, caller)),
                 _ => None,
             };
@@ -495,6 +534,11 @@ impl Unwinding {
                     Ok((caller.pc != 0).then_some(caller))
                 }
                 None => {
+                    if modules::is_any_go()
+                        && let Some(number) = self.enter_go(at.pc)
+                    {
+                        return self.follow_go(segment, number, at, captured, remembering);
+                    }
                     captured.by_rules = false;
                     self.step_anew(depth, at, remembering)
                 }
@@ -517,6 +561,47 @@ impl Unwinding {
                 }
             }
         }
+    }
+
+    /// The module record + 1 of Go code at `pc`; remembered as a rule.
+    #[cold]
+    fn enter_go(&mut self, pc: u64) -> Option<u32> {
+        let module =
+            modules::find(pc.wrapping_sub(1)).filter(|module| (module.go.0..module.go.1).contains(&(pc - 1)))?;
+        self.rules.insert(Rule::of_go(pc, module.index + 1)?);
+        Some(module.index + 1)
+    }
+
+    /// The rest of a stack, from Go code of module record `number` - 1 on; the first frame of it is noted already.
+    fn follow_go(
+        &mut self,
+        segment: &Segment,
+        number: u32,
+        start: Registers,
+        captured: Captured,
+        remembering: bool,
+    ) -> Captured {
+        let mut captured = captured;
+        let mut go = GoWalk::new(modules::go_code(number), self.own, &start, self.lookups_left > 0);
+        self.modules[captured.depth] = number;
+        captured.depth += 1;
+        let mut at = start;
+        while let Some(caller) = go.caller(&at) {
+            if captured.depth == DEPTH {
+                if remembering {
+                    segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
+                }
+                captured.by_rules = false;
+                break;
+            }
+            self.frames[captured.depth] = caller;
+            self.modules[captured.depth] = number;
+            captured.hash = captured.hash.with(caller.pc);
+            captured.depth += 1;
+            at = caller;
+        }
+        self.lookups_left = self.lookups_left.saturating_sub(u32::from(go.has_learned()));
+        captured
     }
 
     /// One frame outwards by framehop; a rule is learned from it.
@@ -603,4 +688,10 @@ impl Unwinding {
         }
         self.flag_cache[entry].1 != 0
     }
+}
+
+/// `pc` is a return address in Go code of module record `number` - 1.
+fn is_go(number: u32, pc: u64) -> bool {
+    let code = modules::go_code(number);
+    (code.0..code.1).contains(&pc.wrapping_sub(1))
 }

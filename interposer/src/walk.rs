@@ -15,6 +15,8 @@ pub enum Stop {
     Wanted,
     /// The stack ends here.
     End,
+    /// Here Go code begins.
+    Go,
     /// No rule leads on, or one leads off the thread's own stack.
     Unknown,
 }
@@ -120,6 +122,7 @@ impl Walk {
                 self.pc = 0;
                 Err(Stop::End)
             }
+            Base::Go => Err(Stop::Go),
             Base::Sp | Base::None => Err(Stop::Unknown),
         }
     }

@@ -9,6 +9,7 @@ mod exits;
 mod ffmpeg;
 mod formats;
 mod gate;
+mod golang;
 mod hosts;
 mod hosts_allocators;
 mod hosts_children;

@@ -7,6 +7,7 @@
 pub mod avleak;
 pub mod browser;
 pub mod count;
+pub mod golang;
 pub mod oracle;
 pub mod process;
 pub mod programs;

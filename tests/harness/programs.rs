@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::{process, profile_folder, repository};
+use crate::{golang, process, profile_folder, repository};
 
 /// Without builtins the compiler leaves out no pair of malloc and free.
 const FLAGS: [&str; 7] = ["-D_GNU_SOURCE", "-g", "-O1", "-fno-builtin", "-foptimize-sibling-calls", "-Wall", "-Wextra"];
@@ -130,16 +130,30 @@ fn lock_of(output: &Path) -> File {
 
 /// Runs the commands that make `output`, unless it was made by the same ones from the same sources.
 fn build(output: &Path, commands: impl Fn(&Path) -> Vec<Command>) -> PathBuf {
+    build_if(output, hash_of_sources(), commands, |command| process::run(command, LIMIT))
+}
+
+/// The same for a Go program of the folder `sources`.
+pub(crate) fn build_with(output: &Path, sources: &Path, commands: impl Fn(&Path) -> Vec<Command>) -> PathBuf {
+    build_if(output, hash_of(sources), commands, golang::run)
+}
+
+fn build_if(
+    output: &Path,
+    hash: u64,
+    commands: impl Fn(&Path) -> Vec<Command>,
+    run: impl Fn(&mut Command) -> process::Finished,
+) -> PathBuf {
     std::fs::create_dir_all(output.parent().expect("a folder")).expect("the folder of the fixtures");
     let _lock = lock_of(output);
     let stamp_file = output.with_file_name(format!("{}.stamp", output.file_name().expect("a name").display()));
     let part = output.with_file_name(format!(".part.{}", output.file_name().expect("a name").display()));
-    let stamp = format!("{:?}\n{:016x}", commands(output), hash_of_sources());
+    let stamp = format!("{:?}\n{hash:016x}", commands(output));
     if output.is_file() && std::fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return output.to_path_buf();
     }
     for mut command in commands(&part) {
-        let done = process::run(&mut command, LIMIT).expect_success();
+        let done = run(&mut command).expect_success();
         assert!(done.stderr.is_empty(), "{command:?} is not free of warnings:\n{}", done.stderr);
     }
     // In this order: a build that is cut short is done again.
@@ -151,11 +165,13 @@ fn build(output: &Path, commands: impl Fn(&Path) -> Vec<Command>) -> PathBuf {
 /// Of everything in `tests/programs`, for they share headers: FNV-1a.
 fn hash_of_sources() -> u64 {
     static HASH: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    *HASH.get_or_init(|| {
-        let listing = std::fs::read_dir(sources()).expect("tests/programs");
-        let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
-        files.sort();
-        let bytes = files.iter().flat_map(|file| std::fs::read(file).expect("a source of a fixture"));
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-    })
+    *HASH.get_or_init(|| hash_of(&sources()))
+}
+
+fn hash_of(folder: &Path) -> u64 {
+    let listing = std::fs::read_dir(folder).expect("the sources of a fixture");
+    let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let bytes = files.iter().flat_map(|file| std::fs::read(file).expect("a source of a fixture"));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

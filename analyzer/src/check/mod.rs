@@ -4,6 +4,7 @@
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod copy;
+mod go;
 mod grouping;
 mod modules;
 mod roots;
@@ -19,11 +20,13 @@ use avleak_wire::layout::{self as wire, API_NAMES};
 use rustc_hash::FxHashMap;
 
 use crate::address::TargetRange;
+use crate::golang::GoProcess;
 use crate::graph::{Graph, formats};
 use crate::huge;
 use crate::kind::ObjectKind;
 use crate::live::LiveBlock;
 use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
+use crate::report::golang::Go;
 use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target};
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
@@ -113,6 +116,8 @@ struct Looked {
     formats: Formats,
     labels: Vec<roots::Label>,
     hidden: Vec<roots::Hidden>,
+    notes: Vec<String>,
+    go: Option<Go>,
 }
 
 /// What format numbers mean, by the library that made a frame.
@@ -142,7 +147,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let mut memory_reason = None;
     let mut hidden_libraries = 0;
     let standing = Standing { order, stopped_ms: std::cell::Cell::new(None) };
-    let looked = match &subject.reach {
+    let mut looked = match &subject.reach {
         Reach::Gone(why) => {
             // Why it was not traced says more than that nobody saw its end.
             memory_reason = Some(subject.untraced.clone().unwrap_or_else(|| why.clone()));
@@ -178,6 +183,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         unreadable = looked.reachability.unreadable_bytes;
         hidden_libraries = looked.hidden.iter().filter(|hidden| hidden.out_of_reach).count() as u64;
         notes.extend(looked.hidden.iter().map(|hidden| hidden.text.clone()));
+        notes.extend(looked.notes.iter().cloned());
         if looked.reachability.dropped_pointers > 0 {
             notes.push(format!(
                 "{} pointers between lost blocks were too many to keep: some definitely lost blocks may be indirectly lost",
@@ -238,6 +244,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             scans: u32::from(looked.is_some()),
         },
         timeline,
+        go: looked.as_mut().and_then(|looked| looked.go.take()),
         exit: None,
         gate: None,
     }
@@ -268,7 +275,10 @@ fn look(
     let target: &ProcessMemory = memory.inner();
     let most = copy::most();
     let mut copied = None;
-    if copy::is_worth_a_thought(&drained.live, &touched) {
+    let golang = GoProcess::discover(tid, &maps, threads, memory);
+    // Go's heap is told by tables in its constants, and is marked rather than searched: that is done on the process itself.
+    let has_go = !golang.runtimes.is_empty() || !golang.unjudged.is_empty();
+    if !has_go && copy::is_worth_a_thought(&drained.live, &touched) {
         let live = &drained.live;
         std::thread::scope(|scope| {
             let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
@@ -305,7 +315,7 @@ fn look(
         }
         None => target,
     };
-    let found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped);
+    let found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped, &golang);
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
         searched,
@@ -314,6 +324,7 @@ fn look(
             roots: &found.roots,
             registers: &found.registers,
             root_blocks: &by_loader,
+            doubtful: &found.doubtful,
             mapping: &|address| match maps::find(&maps, address) {
                 Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
                 Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
@@ -335,7 +346,10 @@ fn look(
         return Err(format!("cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"));
     }
     let hidden = roots::hidden_ffmpegs(drained, &maps);
-    Ok(Looked { reachability, graph, formats, labels: found.labels, hidden })
+    let notes = golang.unjudged.iter().map(go::note).collect();
+    let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
+    let go = go::summary(&golang, &found.go, &reachability, blocks, age);
+    Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
 }
 
 fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {

@@ -2,7 +2,9 @@
 
 use avleak_wire::layout as wire;
 
+use super::go;
 use crate::address::TargetRange;
+use crate::golang::GoProcess;
 use crate::reach::roots::{RootSources, StackRange, WritableRange};
 use crate::reach::{Block, Register, RootRange};
 use crate::session::drain::Drained;
@@ -25,6 +27,10 @@ pub struct Found {
     pub labels: Vec<Label>,
     /// For blocks that ld.so asked for.
     pub loader_label: u32,
+    /// What may be root, ascending.
+    pub doubtful: Vec<RootRange>,
+    /// What Go's part of it came to.
+    pub go: go::Marks,
 }
 
 /// glibc keeps a thread's descriptor at the top of its stack; it is below this size in every version.
@@ -40,6 +46,7 @@ pub fn find(
     touched: &Touched,
     before: &[TargetRange],
     all_stopped: bool,
+    golang: &GoProcess,
 ) -> Found {
     let mut labels = Vec::new();
     let mut label = |text: String| {
@@ -77,12 +84,29 @@ pub fn find(
             let number = label(format!("vector registers of thread {}", thread.tid));
             registers.extend(thread.vector_words.iter().map(|&value| Register { value, label: number }));
         }
-        if let Some((low, high)) = stack_of(thread, maps, blocks, memory) {
+        // One that runs Go code has its own stack's live part elsewhere than at its stack pointer.
+        let sp = go::own_stack_pointer(golang, thread.tid).unwrap_or(thread.stack_pointer);
+        if let Some((low, high)) = stack_of(thread.fs_base, sp, maps, blocks, memory) {
             let number = label(format!("stack of thread {}", thread.tid));
-            stacks.push(StackRange { low, sp: thread.stack_pointer, high, label: number });
+            stacks.push(StackRange { low, sp, high, label: number });
         }
     }
-    let roots = RootSources {
+    let go = go::Marks::new(golang, threads, memory, &mut label);
+    never.extend(golang.runtimes.iter().flat_map(|runtime| runtime.heap.arenas()));
+    let doubtful = if golang.unjudged.is_empty() {
+        Vec::new()
+    } else {
+        let number = label(go::doubt(golang));
+        let glibcs = glibc_arenas(maps, memory);
+        let is_gos = |range: &TargetRange| {
+            !glibcs.contains(range)
+                && stacks.iter().all(|stack| !range.contains(stack.low))
+                && golang.runtimes.iter().all(|runtime| runtime.heap.span_of(range.start).is_none())
+        };
+        go::may_be_heap(maps).into_iter().filter(is_gos).map(|range| (range, number)).collect()
+    };
+    never.extend(doubtful.iter().map(|(range, _)| *range));
+    let mut roots = RootSources {
         writable: &writable,
         never: &never,
         stacks: &stacks,
@@ -91,11 +115,19 @@ pub fn find(
         before,
     }
     .collect();
-    let roots = roots.iter().flat_map(|root: &RootRange| {
-        let parts = touched.within(TargetRange { start: root.start, end: root.end });
-        parts.map(|part| RootRange { start: part.start, end: part.end, label: root.label })
-    });
-    Found { roots: roots.collect(), registers, labels, loader_label }
+    roots.extend(&go.roots);
+    roots.sort_unstable_by_key(|root| root.start);
+    let touched_only = |roots: &[RootRange]| -> Vec<RootRange> {
+        let parts = roots.iter().flat_map(|root: &RootRange| {
+            let parts = touched.within(TargetRange { start: root.start, end: root.end });
+            parts.map(|part| RootRange { start: part.start, end: part.end, label: root.label })
+        });
+        parts.collect()
+    };
+    let doubtful: Vec<RootRange> =
+        doubtful.into_iter().map(|(range, label)| RootRange { start: range.start, end: range.end, label }).collect();
+    let (roots, doubtful) = (touched_only(&roots), touched_only(&doubtful));
+    Found { roots, registers, labels, loader_label, doubtful, go }
 }
 
 /// What is libavleak.so's own in the target: its segment, its memory, its variables.
@@ -116,6 +148,15 @@ pub fn own_memory(drained: &Drained, maps: &[Mapping]) -> Vec<TargetRange> {
         }
     }
     own
+}
+
+/// What glibc's thread arenas are mapped to.
+fn glibc_arenas(maps: &[Mapping], memory: &dyn Memory) -> Vec<TargetRange> {
+    let candidates = maps.iter().filter(|mapping| mapping.range.start % ARENA_ALIGN == 0 && mapping.writable);
+    candidates
+        .filter(|mapping| memory.word(mapping.range.start).is_some_and(|state| matches!(state % ARENA_ALIGN, 32 | 48)))
+        .map(|mapping| mapping.range)
+        .collect()
 }
 
 /// glibc's HEAP_MAX_SIZE: the memory of a thread arena begins at a multiple of it.
@@ -215,15 +256,14 @@ fn stack_block(descriptor: u64, memory: &dyn Memory) -> Option<TargetRange> {
 }
 
 /// From the lowest address of a thread's stack to its top.
-fn stack_of(thread: &ThreadState, maps: &[Mapping], blocks: &[Block], memory: &dyn Memory) -> Option<(u64, u64)> {
-    let sp = thread.stack_pointer;
+fn stack_of(fs_base: u64, sp: u64, maps: &[Mapping], blocks: &[Block], memory: &dyn Memory) -> Option<(u64, u64)> {
     let at = maps.partition_point(|mapping| mapping.range.start <= sp).checked_sub(1)?;
     let mapping = maps.get(at).filter(|mapping| mapping.range.contains(sp) && mapping.writable)?;
     if mapping.is_stack() {
         return Some((mapping.range.start, mapping.range.end));
     }
     // Mappings merge with their neighbours: only glibc's descriptor, or a block, says where a stack ends.
-    let own = stack_block(thread.fs_base, memory).filter(|own| own.contains(sp));
+    let own = stack_block(fs_base, memory).filter(|own| own.contains(sp));
     let inside = || {
         let block = &blocks[blocks.partition_point(|block| block.start <= sp).checked_sub(1)?];
         let end = block.start.saturating_add(block.size);

@@ -342,6 +342,7 @@ fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: L
         },
         check: Check::default(),
         timeline: None,
+        go: None,
         exit: None,
         gate: None,
     }

@@ -100,6 +100,18 @@ impl Holders {
         Some(Step { source, interior: holder.tag & INTERIOR != 0 })
     }
 
+    /// The first step's source, without the chain.
+    pub fn first(&self, block: u32) -> Option<Source> {
+        let mut at = block;
+        for _ in 0..=self.0.len() {
+            match self.step(at)?.source {
+                Source::Block { block, .. } => at = block,
+                source => return Some(source),
+            }
+        }
+        None
+    }
+
     pub fn chain(&self, block: u32) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut at = block;

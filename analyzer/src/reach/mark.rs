@@ -1,7 +1,7 @@
 //! What the roots reach: breadth first, whole levels at a time, each block read once.
 //!
 //! 1. From the roots along start pointers: still reachable. Blocks that an interior pointer leads to are set aside.
-//! 2. From those set aside and not reached after all, along every pointer: possibly lost.
+//! 2. From those set aside and not reached after all, and from doubtful memory, along every pointer: possibly lost.
 //! 3. The rest is lost; its pointers to each other are collected for [`super::cliques`].
 //!
 //! A level is read in order of address, so that neighbours come in one read; breadth first makes the chains short.
@@ -176,6 +176,20 @@ impl<'a> Marker<'a> {
                 self.states[block as usize] = State::Possible;
                 self.next.push(block);
             }
+        }
+        let mut spans = Vec::new();
+        for part in self.input.doubtful.chunks(BATCH) {
+            spans.clear();
+            spans.extend(part.iter().map(|r| Span { start: r.start, end: r.end, tag: r.label }));
+            scanner.scan(&spans, |hit| {
+                let to = hit.block as usize;
+                let nothing = hit.interior && worth(None, hit.word, &self.blocks[to]) == Worth::Nothing;
+                if self.states[to] == State::Unreached && !nothing {
+                    self.states[to] = State::Possible;
+                    self.holders[to] = Holder::root(&hit);
+                    self.next.push(hit.block);
+                }
+            })?;
         }
         self.search_levels(scanner, |marker, hit| {
             let to = hit.block as usize;

@@ -3,7 +3,7 @@
 //! Definitions are Valgrind's (memcheck/mc_leakcheck.c, `--leak-check=full`): a *start pointer* equals a block's first
 //! address, an *interior pointer* lies behind it and before its end. A block is
 //! * **still reachable**: a chain of start pointers leads to it from a root;
-//! * **possibly lost**: chains lead to it, and each has an interior pointer;
+//! * **possibly lost**: chains lead to it, and each has an interior pointer, or begins in doubtful memory ([`Input::doubtful`]);
 //! * **definitely lost**: nothing outside its own cycle points to it (of a cycle, the member of highest rank);
 //! * **indirectly lost**: only lost blocks lead to it.
 //!
@@ -125,6 +125,8 @@ pub struct Input<'a> {
     pub registers: &'a [Register],
     /// Blocks that are reachable by decree.
     pub root_blocks: &'a [RootBlock],
+    /// Memory of which it is not known whether the program can get at it, ascending: what only it leads to is possibly lost.
+    pub doubtful: &'a [RootRange],
     /// What an address is mapped to.
     pub mapping: &'a dyn Fn(u64) -> Mapping,
     /// What [`python::survey`] found, where there is a Python.
@@ -201,6 +203,11 @@ impl Reachability {
         self.holders.step(block)
     }
 
+    /// Where the chain of a block begins, if in a root.
+    pub fn root_of(&self, block: u32) -> Option<Source> {
+        self.holders.first(block).filter(|source| !matches!(source, Source::Block { .. }))
+    }
+
     /// How a block is held, one example: from a root (still reachable, possibly lost) or from the definitely lost block
     /// (indirectly lost) down to the pointer into the block itself, and empty for a definitely lost one. Each step says
     /// where a pointer lies; it leads into the next step's block, the last one into `block`. One step for each block
@@ -235,7 +242,7 @@ pub fn check(memory: &dyn Memory, input: &Input<'_>, control: &Control<'_>) -> R
 }
 
 fn total_bytes(input: &Input<'_>, index: &blocks::BlockIndex) -> u64 {
-    let roots = input.roots.iter().map(|r| r.end.saturating_sub(r.start));
+    let roots = input.roots.iter().chain(input.doubtful).map(|r| r.end.saturating_sub(r.start));
     let blocks = input.blocks.iter().enumerate().filter(|(_, b)| b.scan == Scan::Words);
     roots.chain(blocks.map(|(i, _)| index.extent(i as u32).len())).fold(0, u64::saturating_add)
 }

@@ -15,6 +15,7 @@ pub mod format;
 mod gate;
 #[cfg(test)]
 mod golden;
+mod goroutines;
 mod group;
 pub mod html;
 pub mod json;

@@ -4,7 +4,7 @@ use super::flow::{Line, Page, width};
 use super::style::{ColorChoice, Role, Style};
 use super::summary;
 use super::units::bytes;
-use super::{gate, group};
+use super::{gate, goroutines, group};
 use crate::render::load::AnyReport;
 use crate::report::model::{Group, Level, Report, RunReport, Verdict};
 use crate::report::words::{contents, counted, ended, grouped};
@@ -145,6 +145,7 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
             }
             page.words(8, 8, &Line::of(Role::Plain, facts));
             gate::write(page, report.gate.as_ref(), 8, false);
+            goroutines::write(page, report, options.all);
             return summary::completeness(page, report);
         }
         Verdict::Clean => page.words(8, 8, &Line::of(Role::Plain, &report.reason)),
@@ -155,6 +156,7 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
     write_groups(page, report, options);
     gate::write(page, report.gate.as_ref(), 1, true);
     summary::totals(page, report);
+    goroutines::write(page, report, options.all);
     summary::observed(page, report);
     summary::completeness(page, report);
 }

@@ -1,6 +1,7 @@
 //! The report: its model, what it concludes, and how it is built from a check.
 
 pub mod gated;
+pub mod golang;
 pub mod groups;
 pub mod model;
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub struct Report {
     /// What was alive over the run; absent where it was not sampled.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub timeline: Option<super::timeline::Timeline>,
+    /// Go's runtimes and goroutines; absent where there are none, or memory was not read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub go: Option<super::golang::Go>,
     /// What `avleak run` exited with, and what decided it; absent in a bare preload's report.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<ExitStatus>,

@@ -295,6 +295,7 @@ fn report(
         completeness,
         check: Check { started: "2025-03-01T12:14:03Z".to_string(), duration_s: 0.21, stopped_ms: 12.4, scans: 1 },
         timeline: None,
+        go: None,
         exit: None,
         gate: None,
     }

@@ -108,6 +108,55 @@ pub(super) fn functions(file: &File) -> Result<SymbolTable, ElfError> {
     read_functions(&cache, endian, &sections, elf::SHT_DYNSYM)
 }
 
+/// A section, as far as Go's tables need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SectionInfo {
+    pub name: String,
+    pub kind: elf::SectionType,
+    pub flags: u64,
+    pub address: u64,
+    pub offset: u64,
+    pub size: u64,
+}
+
+impl SectionInfo {
+    /// Its bytes are in the file, and are loaded.
+    pub fn is_in_file(&self) -> bool {
+        self.kind != elf::SHT_NOBITS && self.flags & elf::SHF_ALLOC.0 != 0
+    }
+
+    /// Variables.
+    pub fn is_data(&self) -> bool {
+        self.is_in_file() && self.flags & elf::SHF_WRITE.0 != 0
+    }
+}
+
+/// Every section of `file`.
+pub(super) fn sections(file: &File) -> Result<Vec<SectionInfo>, ElfError> {
+    let cache = ReadCache::new(file);
+    let (_, endian, sections) = parse(&cache)?;
+    let of = |section: &elf::SectionHeader64<Endianness>| SectionInfo {
+        name: sections
+            .section_name(endian, section)
+            .map(|n| String::from_utf8_lossy(n).into_owned())
+            .unwrap_or_default(),
+        kind: section.sh_type(endian),
+        flags: section.sh_flags(endian).0,
+        address: section.sh_addr(endian),
+        offset: section.sh_offset(endian),
+        size: section.sh_size(endian),
+    };
+    Ok(sections.iter().map(of).collect())
+}
+
+/// Offset in the file and address of each part that is loaded.
+pub(super) fn segments(file: &File) -> Result<Vec<(u64, u64)>, ElfError> {
+    let cache = ReadCache::new(file);
+    let (header, endian, _) = parse(&cache)?;
+    let loaded = header.program_headers(endian, &cache)?.iter().filter(|p| p.p_type(endian) == elf::PT_LOAD);
+    Ok(loaded.map(|p| (p.p_offset(endian), p.p_vaddr(endian))).collect())
+}
+
 fn parse<'a>(cache: &'a ReadCache<&'a File>) -> Result<(&'a Header, Endianness, Sections<'a>), ElfError> {
     let header = Header::parse(cache)?;
     let endian = header.endian()?;

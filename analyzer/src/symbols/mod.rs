@@ -17,8 +17,10 @@ use crate::address::TargetRange;
 pub mod demangle;
 mod dwarf;
 mod elf;
+pub mod go_image;
 pub mod key;
 mod locate;
+pub mod pclntab;
 mod symbolizer;
 pub mod table;
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::demangle::{demangle, is_mangled};
 use super::dwarf::{Dwarf, Site};
+use super::go_image::GoImage;
 use super::key::FrameKey;
 use super::locate::{Found, Places};
+use super::pclntab::GoSite;
 use super::{Module, PYTHON, ReadScript, SymbolTable, elf, is_ffmpeg_name};
 use crate::report::model::Frame;
 
@@ -33,6 +35,8 @@ struct Names {
     /// Opened when a line is first asked for: that is when a report is made, names are needed for every stack. `Some(None)`:
     /// there is none.
     dwarf: Option<Option<Dwarf>>,
+    /// Go's own table of lines, opened with it.
+    go: Option<Option<Arc<GoImage>>>,
 }
 
 impl Symbolizer {
@@ -163,10 +167,15 @@ impl Symbolizer {
                 let svma = call.wrapping_sub(module.base);
                 let places = self.places.as_ref();
                 let names = names(&mut self.files, &mut self.notes, places, module);
-                let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.notes, places, module)));
-                let sites = dwarf.as_mut().map(|d| d.sites(svma)).unwrap_or_default();
                 let blank = Frame { module: module.name(), offset: svma, libav, ..Frame::default() };
-                merge(sites, symbol.as_deref(), &blank).into()
+                let go = go_sites(names, &mut self.notes, places, module, svma);
+                if go.is_empty() {
+                    let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.notes, places, module)));
+                    let sites = dwarf.as_mut().map(|d| d.sites(svma)).unwrap_or_default();
+                    merge(sites, symbol.as_deref(), &blank).into()
+                } else {
+                    of_go(go, &blank)
+                }
             }
         };
         self.frames.insert((module, return_address), frames.clone());
@@ -200,7 +209,34 @@ fn names<'a>(
 ) -> &'a mut Names {
     files
         .entry((module.path.clone(), module.build_id.clone()))
-        .or_insert_with(|| Names { table: table(&find(notes, places, module)), dwarf: None })
+        .or_insert_with(|| Names { table: table(&find(notes, places, module)), ..Names::default() })
+}
+
+/// What Go's own table says of `svma`: it is there in stripped files too, and names what is inlined. Empty outside Go's code.
+fn go_sites(
+    names: &mut Names,
+    notes: &mut Vec<String>,
+    places: Option<&Places>,
+    module: &Module,
+    svma: u64,
+) -> Vec<GoSite> {
+    if module.is_libav() {
+        return Vec::new();
+    }
+    let open = || find(notes, places, module).main.and_then(|main| GoImage::open(&main.file)).map(Arc::new);
+    names.go.get_or_insert_with(open).as_ref().map(|image| image.sites(svma)).unwrap_or_default()
+}
+
+fn of_go(sites: Vec<GoSite>, blank: &Frame) -> Arc<[Frame]> {
+    let last = sites.len().saturating_sub(1);
+    let of = |(i, site): (usize, GoSite)| Frame {
+        function: Some(site.function),
+        file: site.file,
+        line: site.line,
+        inlined: i != last,
+        ..blank.clone()
+    };
+    sites.into_iter().enumerate().map(of).collect()
 }
 
 /// Looks for the module's files; they are closed again once they are read: a process may have loaded a thousand.

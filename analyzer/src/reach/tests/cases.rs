@@ -167,6 +167,7 @@ fn progress_ends_at_the_total_and_cancel_stops() {
     world.memory.insert(ROOT, vec![0; 5 << 20]);
     world.roots.push(RootRange { start: ROOT, end: ROOT + (5 << 20), label: 0 });
     let input = Input {
+        doubtful: &[],
         blocks: &world.blocks,
         roots: &world.roots,
         registers: &[],
@@ -185,4 +186,22 @@ fn progress_ends_at_the_total_and_cancel_stops() {
     let stop = |_, _| cancel.store(true, std::sync::atomic::Ordering::Relaxed);
     let result = check(&world.memory, &input, &Control { progress: &stop, cancel: &cancel });
     assert_eq!(result.err(), Some(ReachError::Cancelled));
+}
+
+#[test]
+fn what_only_doubtful_memory_leads_to_is_possibly_lost() {
+    let mut world = World::default();
+    let held = world.plain(A, &[0; 4]);
+    let with_it = world.plain(B, &[C]);
+    let below = world.plain(C, &[0; 4]);
+    world.root(ROOT, &[A]);
+    world.memory.insert_words(ROOT + 0x1000, &[A, B]);
+    world.doubtful.push(RootRange { start: ROOT + 0x1000, end: ROOT + 0x1010, label: 7 });
+    let found = world.check();
+    assert_eq!(
+        [held, with_it, below].map(|at| found.class(at)),
+        [Class::StillReachable, Class::PossiblyLost, Class::PossiblyLost]
+    );
+    assert_eq!(found.holder(with_it).map(|step| step.source), Some(Source::Root { label: 7, address: ROOT + 0x1008 }));
+    assert!(found.is_outermost(with_it) == world.blocks[with_it as usize].kind.is_object());
 }

@@ -37,6 +37,7 @@ pub(super) struct World {
     pub roots: Vec<RootRange>,
     pub registers: Vec<Register>,
     pub root_blocks: Vec<RootBlock>,
+    pub doubtful: Vec<RootRange>,
 }
 
 impl World {
@@ -63,6 +64,7 @@ impl World {
 
     pub fn check_mapped(&self, mapping: &dyn Fn(u64) -> Mapping) -> Result<Reachability, ReachError> {
         let input = Input {
+            doubtful: &self.doubtful,
             blocks: &self.blocks,
             roots: &self.roots,
             registers: &self.registers,

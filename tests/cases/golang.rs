@@ -1,0 +1,118 @@
+//! Go programs: what only their own heap holds, who called, what goroutines hold, however they end.
+
+use std::path::PathBuf;
+
+use avleak_tests::avleak::{Outcome, Run};
+use avleak_tests::golang::{Toolchain, default_toolchain, other_toolchains};
+use avleak_tests::truth::{self, functions, groups, number};
+use serde_json::Value;
+
+const STRIPPED: &[&str] = &["-ldflags=-s -w"];
+
+fn frames() -> PathBuf {
+    default_toolchain().program("frames", "", &[])
+}
+
+fn checked(program: &PathBuf, arguments: &[&str]) -> Outcome {
+    let mut command = vec![program.clone().into_os_string()];
+    command.extend(arguments.iter().map(Into::into));
+    let outcome = Run::new(command).finish();
+    truth::check(&outcome);
+    outcome
+}
+
+/// Of 1,000 frames each at most 3 % are hidden, without a collection.
+fn lost_and_held(program: &PathBuf) {
+    for how in ["error", "clones", "worker", "batch"] {
+        checked(program, &["lose", how]);
+    }
+    for how in ["map", "channel", "slice", "parked", "uintptr", "closure", "finalizer", "local"] {
+        let outcome = checked(program, &["hold", how]);
+        let totals = &outcome.report()["totals"];
+        assert_eq!(number(&totals["still_reachable"]["frames"]), 1000, "{how}: {totals:#}");
+    }
+}
+
+#[test]
+fn what_only_garbage_holds_is_lost_and_nothing_else() {
+    lost_and_held(&frames());
+}
+
+#[test]
+fn stripped_programs_are_judged_too() {
+    lost_and_held(&default_toolchain().program("frames", "-stripped", STRIPPED));
+}
+
+#[test]
+fn position_independent_programs_are_judged_too() {
+    let program = default_toolchain().program("frames", "-pie", &["-buildmode=pie", "-ldflags=-s -w"]);
+    checked(&program, &["lose", "batch"]);
+    checked(&program, &["hold", "map"]);
+}
+
+#[test]
+fn every_version_of_go_is_judged() {
+    for toolchain in other_toolchains() {
+        lost_and_held(&toolchain.program("frames", "", &[]));
+        callers(&toolchain);
+    }
+}
+
+/// `main.function` at a line of main.go.
+fn is_at(frame: &Value, function: &str) -> bool {
+    let in_file = frame["file"].as_str().is_some_and(|file| file.ends_with("/main.go"));
+    frame["function"] == function && in_file && number(&frame["line"]) > 0
+}
+
+fn callers(toolchain: &Toolchain) {
+    for (suffix, arguments) in [("", &[][..]), ("-stripped", STRIPPED)] {
+        let outcome = checked(&toolchain.program("frames", suffix, arguments), &["lose", "error"]);
+        let report = outcome.report();
+        let group = groups(report, "AVFrame").find(|group| group["leak"] == true).expect("a leak group");
+        let stack = group["stack"].as_array().expect("a stack");
+        let names = functions(&group["stack"]);
+        for function in ["main.newFrame", "main.decode", "main.loseByError", "main.lose", "main.main"] {
+            assert!(stack.iter().any(|frame| is_at(frame, function)), "{} {function}: {names:?}", toolchain.name);
+        }
+        // In this order, and to the end of the goroutine's stack.
+        let place = |name: &str| names.iter().position(|known| *known == name);
+        assert!(
+            place("main.newFrame") < place("main.decode") && place("main.decode") < place("main.main"),
+            "{names:?}"
+        );
+        assert_eq!(names.last(), Some(&"runtime.goexit"), "{names:?}");
+        let freed = &group["freed_elsewhere"][0]["stack"];
+        assert!(functions(freed).contains(&"main.(*Frame).free"), "{freed:#}");
+    }
+}
+
+#[test]
+fn go_callers_are_named() {
+    callers(&default_toolchain());
+}
+
+#[test]
+fn goroutines_that_hold_frames_are_shown() {
+    let outcome = checked(&frames(), &["hold", "parked"]);
+    let go = &outcome.report()["go"];
+    assert!(number(&go["goroutines"]) >= 1001, "{go:#}");
+    assert_eq!(go["runtimes"][0]["judged"], true);
+    let group = &go["holding"][0];
+    assert_eq!((number(&group["count"]), number(&group["frames"])), (1000, 1000), "{group:#}");
+    assert_eq!(group["state"], "chan receive", "{group:#}");
+    assert!(functions(&group["stack"]).contains(&"main.park"), "{group:#}");
+    assert!(is_at(&group["created_by"], "main.hold"), "{group:#}");
+    let text = &outcome.finished.stderr;
+    assert!(text.contains("1,000 of ") && text.contains("1,000 × chan receive"), "{text}");
+    // What a variable holds is no goroutine's.
+    let outcome = checked(&frames(), &["hold", "map"]);
+    assert_eq!(outcome.report()["go"]["holding"], Value::Array(Vec::new()));
+}
+
+/// None of these ends runs an exit handler.
+#[test]
+fn a_go_program_is_judged_however_it_ends() {
+    for how in ["return", "exit", "panic", "panic-elsewhere", "sigterm", "segv"] {
+        checked(&frames(), &["end", how]);
+    }
+}

@@ -1,0 +1,3 @@
+module example.org/frames
+
+go 1.22
