@@ -455,9 +455,10 @@ fn links_frame_alloc(located: &Located, name: &CStr) -> bool {
     {
         return false;
     }
-    let key = located.name().iter().fold(located.layout.start ^ located.layout.dynamic.rotate_left(32), |key, &byte| {
-        (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }) | 2;
+    let key =
+        located.name().iter().fold(located.layout.start ^ located.layout.dynamic.rotate_left(32), |key, &byte| {
+            (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        }) | 2;
     for answer in &ANSWERS {
         let known = answer.load(Ordering::Relaxed);
         if known | 1 == key | 1 {

@@ -24,7 +24,8 @@ const SYMBOL_BYTES: usize = size_of::<libc::Elf64_Sym>();
 pub fn defines(path: &CStr, name: &CStr) -> bool {
     let path = if path.is_empty() { c"/proc/self/exe" } else { path };
     // SAFETY: a NUL-terminated path.
-    let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if fd < 0 {
         return false;
     }
@@ -96,8 +97,7 @@ fn search(file: &File, window: &mut [u8], name: &[u8]) -> Option<()> {
         (index < u64::from(header.e_shnum).min(MOST_SECTIONS)).then_some(())?;
         file.structure(header.e_shoff.checked_add(index * size_of::<libc::Elf64_Shdr>() as u64)?)
     };
-    let symbols =
-        (0..u64::from(header.e_shnum)).map_while(section).find(|section| section.sh_type == SHT_SYMTAB)?;
+    let symbols = (0..u64::from(header.e_shnum)).map_while(section).find(|section| section.sh_type == SHT_SYMTAB)?;
     let strings = section(symbols.sh_link.into())?;
     if symbols.sh_size > LARGEST || strings.sh_size > LARGEST {
         return None;
@@ -198,7 +198,10 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("avleak-symtab-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let found = programs(&folder).map(|program| defines(&program, c"av_frame_alloc"));
-        let other = defines(&std::ffi::CString::new(folder.join("with").to_str().expect("UTF-8")).expect("no NUL"), c"av_frame_all");
+        let other = defines(
+            &std::ffi::CString::new(folder.join("with").to_str().expect("UTF-8")).expect("no NUL"),
+            c"av_frame_all",
+        );
         std::fs::remove_dir_all(&folder).expect("the folder again");
         assert_eq!((found, other), ([true, false, false], false));
         assert!(!defines(c"/nonexistent", c"av_frame_alloc"));

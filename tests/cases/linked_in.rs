@@ -51,6 +51,10 @@ fn a_static_program_with_ffmpeg_is_refused() {
     let mut command = Command::new(avleak_binary());
     let done = process::run(command.args(["run", "--"]).arg(&program), LIMIT);
     assert_eq!((done.code(), done.text().as_str()), (2, ""), "it was started: {}", done.stderr);
-    assert!(done.stderr.starts_with("avleak: ") && done.stderr.contains("statically linked and holds FFmpeg"), "{}", done.stderr);
+    assert!(
+        done.stderr.starts_with("avleak: ") && done.stderr.contains("statically linked and holds FFmpeg"),
+        "{}",
+        done.stderr
+    );
     assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
 }

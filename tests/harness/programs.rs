@@ -42,7 +42,8 @@ pub fn linked_in(name: &str, output: &str, extra: &[&str]) -> PathBuf {
 
 /// What a shared library that the compiler finds is linked to.
 fn libraries_of(library: &str) -> Vec<String> {
-    let path = process::run(Command::new("cc").arg(format!("-print-file-name={library}")), LIMIT).expect_success().text();
+    let path =
+        process::run(Command::new("cc").arg(format!("-print-file-name={library}")), LIMIT).expect_success().text();
     let read = process::run(Command::new("readelf").args(["--dynamic", "--wide", path.trim()]), LIMIT).expect_success();
     let needed = |line: &str| Some(line.split_once("(NEEDED)")?.1.split_once('[')?.1.split_once(']')?.0.to_owned());
     let needed: Vec<String> = read.text().lines().filter_map(needed).collect();

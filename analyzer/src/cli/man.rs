@@ -26,7 +26,10 @@ const STATUSES: [(&str, &str); 5] = [
 
 const VARIABLES: [(&str, &str); 4] = [
     ("AVLEAK_LIB", "the libavleak.so to preload; default: beside avleak, or in ../lib from there"),
-    ("AVLEAK_ANALYZER", "the avleak that a bare LD_PRELOAD=libavleak.so starts; default: beside the library, or in ../bin"),
+    (
+        "AVLEAK_ANALYZER",
+        "the avleak that a bare LD_PRELOAD=libavleak.so starts; default: beside the library, or in ../bin",
+    ),
     (
         "AVLEAK_OPTIONS",
         "key=value, joined by colons: report_dir, level, quiet (bare preload only), ptrace, verify, patience_ms",

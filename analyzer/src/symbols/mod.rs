@@ -103,8 +103,24 @@ pub fn is_libav(flags: u32) -> bool {
 /// A function's linker name is one that FFmpeg keeps for itself.
 pub fn is_ffmpeg_name(name: &str) -> bool {
     const PREFIXES: [&str; 18] = [
-        "av_", "avpriv_", "avutil_", "avcodec_", "avformat_", "avio_", "avfilter_", "avdevice_", "avsubtitle_",
-        "avpicture_", "sws_", "swr_", "swri_", "pp_", "postproc_", "ff_", "ffio_", "ffurl_",
+        "av_",
+        "avpriv_",
+        "avutil_",
+        "avcodec_",
+        "avformat_",
+        "avio_",
+        "avfilter_",
+        "avdevice_",
+        "avsubtitle_",
+        "avpicture_",
+        "sws_",
+        "swr_",
+        "swri_",
+        "pp_",
+        "postproc_",
+        "ff_",
+        "ffio_",
+        "ffurl_",
     ];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -53,7 +53,7 @@ static INTERPRETER: AtomicPtr<Interpreter> = AtomicPtr::new(core::ptr::null_mut(
 pub fn met(layout: &Layout, dynamic: &Dynamic, index: u32, segment: &Segment) {
     let Some((runtime, _)) = dynamic.find_sized(c"_PyRuntime") else { return };
     if INTERPRETER.load(Ordering::Relaxed).is_null() {
-        if arena::room() < 1 << 20 {
+        if !arena::has_room(1 << 20) {
             return;
         }
         if let Some(found) = interpreter(layout, dynamic, index, runtime) {
@@ -191,7 +191,7 @@ impl Python {
 
     fn memory(&mut self) -> Option<&'static mut Memory> {
         if self.memory.is_null() {
-            if arena::room() < (size_of::<Memory>() as u64) + (1 << 20) {
+            if !arena::has_room((size_of::<Memory>() as u64) + (1 << 20)) {
                 return None;
             }
             self.memory = arena::take(size_of::<Memory>(), 64).cast();

@@ -5,6 +5,7 @@ use Class::{DefinitelyLost, IndirectlyLost, PossiblyLost, StillReachable};
 
 const A: u64 = 0x10_0000;
 const B: u64 = 0x10_1000;
+const C: u64 = 0x10_2000;
 const ROOT: u64 = 0x60_0000;
 
 /// Blocks A and B of 64 bytes; the root holds `root`, A holds `a`.
