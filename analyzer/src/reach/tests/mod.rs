@@ -68,6 +68,7 @@ impl World {
             registers: &self.registers,
             root_blocks: &self.root_blocks,
             mapping,
+            python: None,
         };
         check(&self.memory, &input, &Control { progress: &|_, _| {}, cancel: &AtomicBool::new(false) })
     }
