@@ -37,6 +37,7 @@ pub struct Found {
 const DESCRIPTOR_BYTES: u64 = 4096;
 
 /// Finds them.
+#[allow(clippy::too_many_arguments, reason = "all that a process is at a check; each part belongs to another owner")]
 pub fn find(
     drained: &Drained,
     maps: &[Mapping],

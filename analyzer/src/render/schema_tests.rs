@@ -17,6 +17,10 @@ fn documents() -> Vec<Value> {
     let reports = [sample::leaking(), sample::clean(), sample::inconclusive(), sample::full()];
     let mut all: Vec<Value> = reports.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
     all.push(serde_json::to_value(sample::run()).unwrap());
+    let mut with_python = sample::leaking();
+    let caller = with_python.groups[0].stack.last_mut().unwrap();
+    (caller.python, caller.module, caller.offset) = (true, None, 0);
+    all.push(serde_json::to_value(with_python).unwrap());
     all
 }
 
