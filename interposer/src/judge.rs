@@ -184,7 +184,7 @@ mod tests {
         assert!(!bears(&built("musl", &["-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1"])));
         assert!(!bears(&built("asan", &["-fsanitize=address"])));
         assert!(!bears(&built("lsan", &["-fsanitize=leak"])));
-        assert!(!bears(&built("asan_inside", &["-fsanitize=address", "-static-libasan"])));
+        assert!(!bears(&built("asan_inside", &["-fsanitize=address", "-static-libasan", "-rdynamic"])));
         let mut narrow = std::fs::read(folder().join("plain")).expect("the program");
         (narrow[4], narrow[18]) = (1, 3);
         std::fs::write(folder().join("narrow"), narrow).expect("a program");
