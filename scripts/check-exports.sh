@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares what a libavleak.so exports with the hooks that interposer/src/stubs.rs, loader.rs and stacks.rs list: nothing may be missing, and
+# Compares what a libavleak.so exports with the hooks that interposer/src/stubs.rs, loader.rs, stacks.rs and exec.rs list: nothing may be missing, and
 # nothing else may get out into the host.
 set -euo pipefail
 library=${1:?usage: check-exports.sh LIBAVLEAK.SO}
@@ -7,8 +7,9 @@ source=$(dirname "$0")/../interposer/src
 wanted=$({
     sed -n '/^stubs! {/,/^}/s/^    \([a-z_]*\)(.*/\1/p' "$source/stubs.rs"
     sed -n '/^loader_stubs! {/,/^}/s/^    \([a-z_]*\) loader.*/\1/p' "$source/stubs.rs"
+    sed -n '/^sandbox_stubs! {/,/^}/s/^    \([a-z_]*\) ".*/\1/p' "$source/stubs.rs"
     sed -n '/^redhook::hook!/,/^}/s/^    unsafe fn \([a-z_]*\)(.*/\1/p' "$source/loader.rs"
-    sed -n '/no_mangle/,/fn/s/^unsafe extern "C" fn \([a-z_]*\)(.*/\1/p' "$source/stacks.rs"
+    sed -n '/no_mangle/,/fn/s/^unsafe extern "C" fn \([a-z_]*\)(.*/\1/p' "$source/stacks.rs" "$source/exec.rs"
 } | sort)
 exported=$(nm -D --defined-only "$library" | awk '{ print $3 }' | sort)
 if ! difference=$(diff <(echo "$wanted") <(echo "$exported")); then

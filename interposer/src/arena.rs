@@ -1,10 +1,15 @@
 //! The interposer's own memory: one private range, handed out upwards, never given back, never a root.
 //!
+//! It is reserved as a whole and opened piece by piece: what is open counts against the host's RLIMIT_DATA, which it may set later.
+//!
 //! It is also this library's Rust allocator, so that nothing of ours lies in the host's heap. Little is ever allocated: module
 //! tables when a module is first met, a thread's state when more threads run at once than ever before.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sandbox::{self, Call};
+use crate::sys;
 
 /// Virtual bytes; pages are used as they are touched.
 const BYTES: u64 = 1 << 30;
@@ -13,6 +18,10 @@ const SMALLER: u64 = 32 << 20;
 static START: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// What is opened at once.
+const STEP: u64 = 4 << 20;
+/// Up to here the range is readable and writable.
+static OPEN: AtomicU64 = AtomicU64::new(0);
 /// Up to here memory was handed out at some time; above it is as the kernel gave it.
 static TOUCHED: AtomicU64 = AtomicU64::new(0);
 
@@ -28,13 +37,14 @@ pub fn prepare() -> bool {
     }
     let choices: &[u64] = if address_space_is_limited() { &[SMALLER] } else { &[BYTES, SMALLER] };
     for &bytes in choices {
-        if let Some(at) = map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1) {
+        if let Some(at) = reserve(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1) {
             let start = at as u64;
             if START.compare_exchange(0, start, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 // SAFETY: the mapping made above, not yet known to anybody.
                 unsafe { libc::munmap(at.cast(), bytes as usize) };
                 return true;
             }
+            OPEN.store(start, Ordering::Relaxed);
             NEXT.store(start, Ordering::Relaxed);
             END.store(start + bytes, Ordering::Release);
             return true;
@@ -57,6 +67,19 @@ pub fn address_space_is_limited() -> bool {
 /// Maps memory that is used page by page as it is touched: a host's mlockall(MCL_FUTURE) would fill all of it, a core dump would write
 /// all of it.
 pub fn map(bytes: u64, flags: i32, fd: i32) -> Option<*mut u8> {
+    let at = reserve(bytes, flags, fd)?;
+    // SAFETY: exactly the mapping just made, which nobody else knows.
+    unsafe {
+        if libc::mprotect(at.cast(), bytes as usize, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+            libc::munmap(at.cast(), bytes as usize);
+            return None;
+        }
+    }
+    Some(at)
+}
+
+/// As [`map`], but neither readable nor writable yet.
+fn reserve(bytes: u64, flags: i32, fd: i32) -> Option<*mut u8> {
     let bytes = bytes as usize;
     // SAFETY: a new mapping wherever the kernel likes; the later calls are about exactly this mapping.
     unsafe {
@@ -64,10 +87,8 @@ pub fn map(bytes: u64, flags: i32, fd: i32) -> Option<*mut u8> {
         if at == libc::MAP_FAILED {
             return None;
         }
-        libc::munlock(at, bytes);
-        if libc::mprotect(at, bytes, libc::PROT_READ | libc::PROT_WRITE) != 0 {
-            libc::munmap(at, bytes);
-            return None;
+        if !sandbox::kills(Call::Munlock) {
+            libc::munlock(at, bytes);
         }
         libc::madvise(at, bytes, libc::MADV_DONTDUMP);
         Some(at.cast())
@@ -86,9 +107,36 @@ pub fn range() -> (u64, u64) {
     (start, END.load(Ordering::Acquire) - start)
 }
 
-/// Bytes that can still be handed out. Callers ask before they start what cannot fail half-way.
-pub fn room() -> u64 {
-    END.load(Ordering::Acquire).saturating_sub(NEXT.load(Ordering::Relaxed))
+/// So many bytes can still be handed out. Callers ask before they start what cannot fail half-way.
+pub fn has_room(bytes: u64) -> bool {
+    let next = NEXT.load(Ordering::Relaxed);
+    next != 0 && next.checked_add(bytes).is_some_and(|end| end <= END.load(Ordering::Acquire) && is_open(end))
+}
+
+/// The range is open up to `end`, or can be opened.
+#[inline(always)]
+fn is_open(end: u64) -> bool {
+    end <= OPEN.load(Ordering::Acquire) || open(end)
+}
+
+#[cold]
+fn open(end: u64) -> bool {
+    if sandbox::kills(Call::Mprotect) {
+        return false;
+    }
+    let from = OPEN.load(Ordering::Acquire);
+    let to = end.next_multiple_of(STEP).min(END.load(Ordering::Acquire));
+    if to <= from {
+        return true;
+    }
+    // SAFETY: a part of this range. Two threads may open the same part; nobody closes any.
+    let opened = sys::keep_errno(|| unsafe {
+        libc::mprotect(from as *mut _, (to - from) as usize, libc::PROT_READ | libc::PROT_WRITE) == 0
+    });
+    if opened {
+        OPEN.fetch_max(to, Ordering::AcqRel);
+    }
+    opened
 }
 
 /// Zeroed bytes, or null.
@@ -97,7 +145,7 @@ pub fn take(bytes: usize, align: usize) -> *mut u8 {
     loop {
         let start = (next + align as u64 - 1) & !(align as u64 - 1);
         let end = start + bytes as u64;
-        if next == 0 || end > END.load(Ordering::Acquire) {
+        if next == 0 || end > END.load(Ordering::Acquire) || !is_open(end) {
             return core::ptr::null_mut();
         }
         match NEXT.compare_exchange_weak(next, end, Ordering::AcqRel, Ordering::Relaxed) {

@@ -6,7 +6,7 @@ use avleak_wire::layout::{FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD};
 
 use crate::say::{self, Cause};
 use crate::unwind::Registers;
-use crate::{control, intern, modules, register, segment, settings, slots, spawn, sys, thread};
+use crate::{control, intern, modules, register, sandbox, segment, settings, slots, spawn, sys, thread};
 
 /// An aligned block was asked for while dormant: by libavutil?
 #[cold]
@@ -84,6 +84,14 @@ impl Drop for Uncancelled {
 fn arm_uncancelled(generation: u32, flags: u32) {
     let flags = flags | if ARMED_BEFORE.swap(true, Ordering::Relaxed) { FLAG_FORKED_CHILD } else { 0 };
     settings::read_options();
+    if let Some(call) = sandbox::forbids_arming(settings::SOCKET.get().is_empty()) {
+        say::line(
+            Cause::Segment,
+            format_args!("the seccomp filter of this process would kill it for {call}: it is not watched"),
+        );
+        control::disable();
+        return;
+    }
     thread::forget_all();
     modules::start_over();
     let fd = match segment::create(flags, sys::choose_clock()) {

@@ -68,7 +68,7 @@ const PROBES: u64 = 16;
 
 fn new_stacks(slots: u64) -> *mut Stacks {
     let bytes = slots as usize * size_of::<KnownStack>();
-    if arena::room() < bytes as u64 + (1 << 20) {
+    if !arena::has_room(bytes as u64 + (1 << 20)) {
         return core::ptr::null_mut();
     }
     let at = arena::take(bytes, 64);
@@ -169,7 +169,7 @@ pub fn reset() -> bool {
 
 fn new_table(slots: u64) -> *mut Table {
     let bytes = slots as usize * 4;
-    if arena::room() < bytes as u64 + (1 << 20) {
+    if !arena::has_room(bytes as u64 + (1 << 20)) {
         return core::ptr::null_mut();
     }
     let at = arena::take(bytes, 4096);

@@ -7,6 +7,7 @@
 //! * [`unwind`]: the stack of a call, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
 //!   object an address lies in; [`elf`]: reading mapped ELF objects.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
+//! * [`sandbox`]: which of our system calls the host forbade itself; [`judge`], [`exec`]: programs that bear no preload.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
 //!
 //! Guarantees to the host: no abort, no lock while calling out, no unbounded wait, errno untouched, at most one line a cause on
@@ -20,15 +21,18 @@ mod arena;
 mod arm;
 mod control;
 mod elf;
+mod exec;
 mod foreign;
 mod hooks;
 mod intern;
+mod judge;
 mod loader;
 mod modules;
 mod real;
 mod recorder;
 mod register;
 mod rules;
+mod sandbox;
 mod say;
 mod segment;
 mod settings;
@@ -69,8 +73,12 @@ fn prepare() {
     say::remember_stderr();
     settings::remember_environment();
     control::prepare();
+    if !settings::is_wanted() {
+        control::disable();
+    }
     modules::prepare();
     loader::prepare();
+    sandbox::prepare();
 }
 
 static INIT_PID: AtomicI32 = AtomicI32::new(0);

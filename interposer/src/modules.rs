@@ -325,7 +325,7 @@ fn add(located: &Located, generation: u32) -> Option<&'static Module> {
     }
     let flags = flags_of(located);
     let tables = tables_of(located);
-    if arena::room() < 1 << 20 {
+    if !arena::has_room(1 << 20) {
         segment.header().modules_exhausted.fetch_add(1, Ordering::Relaxed);
         return None;
     }
@@ -350,7 +350,7 @@ fn replace_snapshot(module: &'static Module) -> Option<()> {
     let old = SNAPSHOT.load(Ordering::Acquire);
     // SAFETY: never freed.
     let old: &[(u64, u64, &'static Module)] = if old.is_null() { &[] } else { unsafe { &(*old).0 } };
-    if arena::room() < (old.len() as u64 + 2) * 24 + 4096 {
+    if !arena::has_room((old.len() as u64 + 2) * 24 + 4096) {
         return None;
     }
     let mut list = Vec::with_capacity(old.len() + 1);
@@ -490,7 +490,7 @@ fn length_of_frames(bytes: &[u8]) -> usize {
 }
 
 fn copy(from: u64, len: u64) -> Option<&'static [u8]> {
-    if arena::room() < len + (2 << 20) {
+    if !arena::has_room(len + (2 << 20)) {
         return None;
     }
     let to = arena::take(len as usize, 16);

@@ -22,6 +22,12 @@ impl Real {
         self.address.load(Ordering::Relaxed)
     }
 
+    /// The same, looked for where it was asked before our constructor ran.
+    pub fn known(&self) -> Pointer {
+        self.resolve();
+        self.address()
+    }
+
     fn resolve(&self) {
         if self.address().is_null() {
             // RTLD_NEXT finds the definition after this library in load order.
@@ -57,6 +63,10 @@ reals! {
     DLOPEN "dlopen",
     DLMOPEN "dlmopen",
     PTHREAD_GETATTR_NP "pthread_getattr_np",
+    EXECVE "execve",
+    EXECVPE "execvpe",
+    POSIX_SPAWN "posix_spawn",
+    POSIX_SPAWNP "posix_spawnp",
 }
 
 /// What ld.so and dlsym allocate before the real functions are known: a few hundred bytes, never given back.

@@ -1,7 +1,10 @@
 //! The one prefixed line a cause that the interposer may print.
 
 use core::fmt::{self, Write};
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::sandbox::{self, Call};
 
 /// What a line is about; each is printed once a process.
 #[derive(Clone, Copy)]
@@ -42,6 +45,9 @@ pub fn line(cause: Cause, text: fmt::Arguments<'_>) {
     if SAID.fetch_or(cause as u32, Ordering::Relaxed) & cause as u32 != 0 {
         return;
     }
+    if sandbox::kills(Call::Fstat) || sandbox::kills(Call::Write) {
+        return;
+    }
     if stderr_now() != Some([STDERR[0].load(Ordering::Relaxed), STDERR[1].load(Ordering::Relaxed)]) {
         return;
     }
@@ -50,8 +56,41 @@ pub fn line(cause: Cause, text: fmt::Arguments<'_>) {
     let _ = write!(line, "avleak: {text}");
     let end = line.len.min(line.bytes.len() - 1);
     line.bytes[end] = b'\n';
-    // SAFETY: writes `end + 1` bytes of the buffer.
-    unsafe { libc::syscall(libc::SYS_write, 2, line.bytes.as_ptr(), end + 1) };
+    unsignalled(|| {
+        // SAFETY: writes `end + 1` bytes of the buffer.
+        unsafe { libc::syscall(libc::SYS_write, 2, line.bytes.as_ptr(), end + 1) };
+    });
+}
+
+/// A write to a pipe that nobody reads (SIGPIPE), or to a file beyond RLIMIT_FSIZE (SIGXFSZ), would end a host that never writes there:
+/// such a signal, which goes to the thread that writes, is taken back before anybody sees it.
+fn unsignalled(work: impl FnOnce()) {
+    if sandbox::kills(Call::Mask) {
+        return;
+    }
+    // SAFETY: plain calls on values of ours; the thread's mask is put back as it was.
+    unsafe {
+        let mut ours = MaybeUninit::<libc::sigset_t>::zeroed();
+        let (mut before, mut pending) = (ours, ours);
+        libc::sigemptyset(ours.as_mut_ptr());
+        libc::sigaddset(ours.as_mut_ptr(), libc::SIGPIPE);
+        libc::sigaddset(ours.as_mut_ptr(), libc::SIGXFSZ);
+        if libc::pthread_sigmask(libc::SIG_BLOCK, ours.as_ptr(), before.as_mut_ptr()) != 0 {
+            return;
+        }
+        libc::sigpending(pending.as_mut_ptr());
+        work();
+        // What was pending before is the host's.
+        for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+            if libc::sigismember(pending.as_ptr(), signal) == 1 {
+                libc::sigdelset(ours.as_mut_ptr(), signal);
+            }
+        }
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // Raw: glibc's is a cancellation point. Eight bytes is the kernel's set.
+        while libc::syscall(libc::SYS_rt_sigtimedwait, ours.as_ptr(), 0usize, &raw const now, 8usize) > 0 {}
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
+    }
 }
 
 struct Line {

@@ -51,6 +51,10 @@ impl Text {
 pub static SOCKET: Text = Text::new();
 /// AVLEAK_OPTIONS.
 pub static OPTIONS: Text = Text::new();
+/// AVLEAK_ONLY: names or paths of the programs to watch, joined by colons; empty: all.
+static ONLY: Text = Text::new();
+/// Where this library was loaded from, as ld.so was told.
+pub static LIBRARY: Text = Text::new();
 /// The analyzer to start where no socket is set: AVLEAK_ANALYZER, or beside this library.
 pub static ANALYZER: Text = Text::new();
 /// What the analyzer needs of the environment, each a text `NAME=value`.
@@ -113,6 +117,10 @@ pub fn remember_environment() {
             }
         }
     }
+    if let Some(value) = environment(c"AVLEAK_ONLY") {
+        ONLY.set(value);
+    }
+    remember_library();
     match environment(c"AVLEAK_ANALYZER") {
         Some(value) => ANALYZER.set(value),
         None => remember_neighbour(),
@@ -126,8 +134,7 @@ pub fn remember_environment() {
     }
 }
 
-/// `avleak` in this library's own folder, or in `../bin`.
-fn remember_neighbour() {
+fn remember_library() {
     unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut core::ffi::c_void) -> i32 {
         // SAFETY: dl_iterate_phdr passes a valid record with its own headers.
         let (layout, name) = unsafe {
@@ -135,31 +142,59 @@ fn remember_neighbour() {
             let headers = core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize);
             (crate::elf::Layout::of(info.dlpi_addr, headers), info.dlpi_name)
         };
-        let own = remember_neighbour as *const () as u64;
+        let own = remember_library as *const () as u64;
         if name.is_null() || !(layout.start..layout.end).contains(&own) {
             return 0;
         }
         // SAFETY: the loader's string.
-        let path = unsafe { CStr::from_ptr(name) }.to_bytes();
-        let folder = path.iter().rposition(|&byte| byte == b'/').map_or(&b"."[..], |at| &path[..at]);
-        for file in [&b"/avleak"[..], b"/../bin/avleak", b"/../../bin/avleak"] {
-            let mut full = [0; BYTES];
-            let len = folder.len() + file.len();
-            if len >= BYTES {
-                return 1;
-            }
-            full[..folder.len()].copy_from_slice(folder);
-            full[folder.len()..len].copy_from_slice(file);
-            // SAFETY: NUL-terminated: the buffer was zero.
-            if unsafe { libc::access(full.as_ptr().cast(), libc::X_OK) } == 0 {
-                ANALYZER.set(&full[..len]);
-                return 1;
-            }
-        }
+        LIBRARY.set(unsafe { CStr::from_ptr(name) }.to_bytes());
         1
     }
     // SAFETY: the callback has the required signature.
     unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::null_mut()) };
+}
+
+/// `avleak` in this library's own folder, or in `../bin`.
+fn remember_neighbour() {
+    let path = LIBRARY.get();
+    let folder = path.iter().rposition(|&byte| byte == b'/').map_or(&b"."[..], |at| &path[..at]);
+    for file in [&b"/avleak"[..], b"/../bin/avleak", b"/../../bin/avleak"] {
+        let mut full = [0; BYTES];
+        let len = folder.len() + file.len();
+        if len >= BYTES {
+            return;
+        }
+        full[..folder.len()].copy_from_slice(folder);
+        full[folder.len()..len].copy_from_slice(file);
+        // SAFETY: NUL-terminated: the buffer was zero.
+        if unsafe { libc::access(full.as_ptr().cast(), libc::X_OK) } == 0 {
+            ANALYZER.set(&full[..len]);
+            return;
+        }
+    }
+}
+
+/// This program is one of those to watch: by the name it was started under, or that of its file.
+pub fn is_wanted() -> bool {
+    let only = ONLY.get();
+    if only.is_empty() {
+        return true;
+    }
+    let mut link = [0u8; BYTES];
+    // SAFETY: writes at most the buffer's length, one byte less than there is.
+    let got = unsafe { libc::readlink(c"/proc/self/exe".as_ptr(), link.as_mut_ptr().cast(), link.len() - 1) };
+    let file = &link[..usize::try_from(got).unwrap_or(0)];
+    // SAFETY: the kernel's own string, or null.
+    let started = unsafe { libc::getauxval(libc::AT_EXECFN) as *const core::ffi::c_char };
+    // SAFETY: as above.
+    let started = if started.is_null() { &b""[..] } else { unsafe { CStr::from_ptr(started) }.to_bytes() };
+    only.split(|&byte| byte == b':').any(|wanted| is_named(wanted, file) || is_named(wanted, started))
+}
+
+/// `wanted` is a whole path, or a name without folders.
+fn is_named(wanted: &[u8], path: &[u8]) -> bool {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    !wanted.is_empty() && wanted == if wanted.contains(&b'/') { path } else { name }
 }
 
 /// Reads AVLEAK_OPTIONS, with a line for the first bad item. At arming: a process without FFmpeg hears nothing.

@@ -2,6 +2,7 @@
 
 use core::ffi::c_int;
 
+use crate::sandbox::{self, Call};
 use crate::{real, settings, sys};
 
 /// A range of addresses that was mapped, readable stack when it was looked up.
@@ -54,6 +55,10 @@ pub fn own() -> Own {
     if crate::thread::is_inside_getattr() {
         return Own::Later;
     }
+    // glibc asks for the thread's processors as well.
+    if sandbox::kills(Call::Gettid) || sandbox::kills(Call::Affinity) {
+        return Own::Unknown;
+    }
     // SAFETY: plain calls on values of ours. The attribute's own allocations pass through the guarded hooks.
     unsafe {
         if sys::tid() == libc::getpid() as u32 {
@@ -94,6 +99,9 @@ pub fn near_range(sp: u64) -> Option<StackRange> {
 
 /// Asks /proc/self/maps. No allocation, no stdio, no lock.
 pub fn mapping_of(sp: u64) -> Option<StackRange> {
+    if sandbox::kills(Call::Openat) || sandbox::kills(Call::Close) {
+        return None;
+    }
     // SAFETY: plain system calls on a path and a buffer of ours.
     unsafe {
         let fd = libc::syscall(

@@ -7,7 +7,7 @@
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 
-use crate::{hooks, loader};
+use crate::{hooks, loader, sandbox};
 
 macro_rules! stubs {
     ($($name:ident($($argument:ty),*) $(-> $result:ty)? : $sp:literal $bp:literal;)*) => {
@@ -83,4 +83,61 @@ loader_stubs! {
     dlopen loader::loading, loader::REAL_DLOPEN;
     dlmopen loader::loading, loader::REAL_DLMOPEN;
     dlsym loader::looking_up, loader::REAL_DLSYM;
+}
+
+/// prctl(2) and syscall(2) install seccomp filters. The stub shows us that call, and that one only, and tail-jumps: a system call that
+/// returns twice, or on another stack, must not find a frame of ours.
+macro_rules! sandbox_stubs {
+    ($($name:ident $operation:literal $note:path, $real:path;)*) => {
+        $(
+            #[doc = concat!(stringify!($name), "(2): looks at the operation and jumps on.")]
+            #[unsafe(naked)]
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name() {
+                naked_asm!(
+                    concat!("cmp ", $operation),
+                    "je 3f",
+                    "2:",
+                    "mov rax, qword ptr [rip + {real}]",
+                    "test rax, rax",
+                    "jz 4f",
+                    "jmp rax",
+                    "3:",
+                    "lea rax, [rip + {note}]",
+                    "jmp 5f",
+                    "4:",
+                    "lea rax, [rip + {prepare}]",
+                    "5:",
+                    "push rdi",
+                    "push rsi",
+                    "push rdx",
+                    "push rcx",
+                    "push r8",
+                    "push r9",
+                    "push rax",
+                    "call rax",
+                    "pop rax",
+                    "pop r9",
+                    "pop r8",
+                    "pop rcx",
+                    "pop rdx",
+                    "pop rsi",
+                    "pop rdi",
+                    "mov rax, qword ptr [rip + {real}]",
+                    "test rax, rax",
+                    "jz 4b",
+                    "jmp rax",
+                    note = sym $note,
+                    real = sym $real,
+                    prepare = sym sandbox::prepare,
+                )
+            }
+        )*
+    };
+}
+
+// PR_SET_SECCOMP; SYS_seccomp.
+sandbox_stubs! {
+    prctl "edi, 22" sandbox::by_prctl, sandbox::REAL_PRCTL;
+    syscall "rdi, 317" sandbox::by_syscall, sandbox::REAL_SYSCALL;
 }

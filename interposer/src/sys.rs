@@ -6,6 +6,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use crate::sandbox::{self, Call};
+
 /// Runs `work` and gives the host its errno back.
 pub fn keep_errno<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: glibc's errno location of this thread, valid for the thread's life.
@@ -98,8 +100,15 @@ pub fn tid() -> u32 {
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
 
-/// Sleeps for `ns` nanoseconds or until a signal.
+/// Sleeps for `ns` nanoseconds or until a signal; where the host's sandbox does not allow that, turns round as long.
 pub fn sleep_ns(ns: u64) {
+    if sandbox::kills(Call::Nanosleep) {
+        let until = clock_ns(libc::CLOCK_MONOTONIC) + ns;
+        while clock_ns(libc::CLOCK_MONOTONIC) < until {
+            core::hint::spin_loop();
+        }
+        return;
+    }
     let time = libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
     // SAFETY: reads one timespec; the raw call sets no cancellation point as nanosleep would.
     unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, core::ptr::null_mut::<libc::timespec>()) };
@@ -107,12 +116,18 @@ pub fn sleep_ns(ns: u64) {
 
 /// Wakes whoever waits on `word` in another process.
 pub fn futex_wake(word: &AtomicU32) {
+    if sandbox::kills(Call::Futex) {
+        return;
+    }
     // SAFETY: FUTEX_WAKE only uses the address.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
 /// Gives the processor away.
 pub fn yield_now() {
+    if sandbox::kills(Call::Yield) {
+        return core::hint::spin_loop();
+    }
     // SAFETY: no arguments.
     unsafe { libc::syscall(libc::SYS_sched_yield) };
 }
@@ -143,37 +158,48 @@ pub fn above_standard(fd: i32) -> i32 {
 /// Where the system call is forbidden (seccomp) the bytes are read directly: callers pass addresses of modules and stacks in use, and
 /// only the race with a dlclose elsewhere is then unguarded.
 pub fn read_self(address: u64, into: &mut [u8]) -> usize {
+    if sandbox::kills(Call::Readv) {
+        return read_directly(address, into);
+    }
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
     // SAFETY: the local range is `into`; the remote one is only named, the kernel checks it.
     let got = unsafe {
-        libc::syscall(
-            libc::SYS_process_vm_readv,
-            libc::syscall(libc::SYS_gettid),
-            &raw const local,
-            1usize,
-            &raw const remote,
-            1usize,
-            0usize,
-        )
+        libc::syscall(libc::SYS_process_vm_readv, own_id(), &raw const local, 1usize, &raw const remote, 1usize, 0usize)
     };
-    if got < 0 && matches!(errno(), libc::EPERM | libc::ENOSYS) && address > 4096 {
-        // SAFETY: see above.
-        unsafe { core::ptr::copy_nonoverlapping(address as *const u8, into.as_mut_ptr(), into.len()) };
-        return into.len();
+    if got < 0 && matches!(errno(), libc::EPERM | libc::ENOSYS) {
+        return read_directly(address, into);
     }
     usize::try_from(got).unwrap_or(0)
 }
 
+fn read_directly(address: u64, into: &mut [u8]) -> usize {
+    if address <= 4096 {
+        return 0;
+    }
+    // SAFETY: see `read_self`.
+    unsafe { core::ptr::copy_nonoverlapping(address as *const u8, into.as_mut_ptr(), into.len()) };
+    into.len()
+}
+
+/// A number under which the kernel finds this process: the calling thread's, for the leader may be gone.
+fn own_id() -> libc::c_long {
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(if sandbox::kills(Call::Gettid) { libc::SYS_getpid } else { libc::SYS_gettid }) }
+}
+
 /// Writes one word of this process's own memory by way of the kernel: EFAULT where the page is not writable.
 pub fn write_self(address: u64, word: u64) -> Result<(), i32> {
+    if sandbox::kills(Call::Writev) {
+        return Err(libc::EPERM);
+    }
     let local = libc::iovec { iov_base: (&raw const word).cast_mut().cast(), iov_len: 8 };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: 8 };
     // SAFETY: reads `word`; the remote range is checked by the kernel against the page's protection.
     let done = unsafe {
         libc::syscall(
             libc::SYS_process_vm_writev,
-            libc::syscall(libc::SYS_gettid),
+            own_id(),
             &raw const local,
             1usize,
             &raw const remote,

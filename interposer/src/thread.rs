@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use avleak_wire::layout::{MAX_RINGS, RingHeader};
 use avleak_wire::ring::Producer;
 
+use crate::sandbox::{self, Call};
 use crate::stacks::stack_left;
 use crate::told::Told;
 use crate::unwind::Unwinding;
@@ -140,11 +141,12 @@ fn is_stale(slot: &Slot, guard: u64, sp: u64) -> bool {
     }
     // A handler on an alternate stack above the interrupted one has a higher stack pointer too, and is no proof.
     // SAFETY: sigaltstack with a null new stack only reports.
-    let on_alternate = unsafe {
-        let mut stack = MaybeUninit::<libc::stack_t>::zeroed();
-        libc::syscall(libc::SYS_sigaltstack, core::ptr::null::<libc::stack_t>(), stack.as_mut_ptr()) != 0
-            || stack.assume_init().ss_flags & libc::SS_ONSTACK != 0
-    };
+    let on_alternate = sandbox::kills(Call::Sigaltstack)
+        || unsafe {
+            let mut stack = MaybeUninit::<libc::stack_t>::zeroed();
+            libc::syscall(libc::SYS_sigaltstack, core::ptr::null::<libc::stack_t>(), stack.as_mut_ptr()) != 0
+                || stack.assume_init().ss_flags & libc::SS_ONSTACK != 0
+        };
     let _ = slot;
     !on_alternate
 }
@@ -233,12 +235,19 @@ pub fn forget_all() {
 
 /// The kernel sets this bit in a robust mutex's word when the owner dies (linux/futex.h).
 const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+/// The rest of the word: the owner's thread id.
+const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 
 impl ThreadState {
-    /// Nobody owns it, by a look without a promise. glibc keeps the futex word at the mutex's start.
-    fn seems_free(&self) -> bool {
+    /// The futex word, which glibc keeps at the mutex's start.
+    fn word(&self) -> u32 {
         // SAFETY: the first word of an initialised mutex, read as the atomic that it is.
-        let word = unsafe { &*self.lock.get().cast::<AtomicU32>() }.load(Ordering::Relaxed);
+        unsafe { &*self.lock.get().cast::<AtomicU32>() }.load(Ordering::Relaxed)
+    }
+
+    /// Nobody owns it, by a look without a promise.
+    fn seems_free(&self) -> bool {
+        let word = self.word();
         word == 0 || word & FUTEX_OWNER_DIED != 0
     }
 
@@ -314,7 +323,7 @@ fn make_spare(segment: &'static segment::Segment) {
 }
 
 fn fresh(segment: &'static segment::Segment, index: u32) -> *mut ThreadState {
-    if arena::room() < 1 << 20 {
+    if !arena::has_room(1 << 20) {
         return core::ptr::null_mut();
     }
     let at = arena::take(size_of::<ThreadState>(), 64).cast::<ThreadState>();
@@ -350,7 +359,8 @@ fn fresh(segment: &'static segment::Segment, index: u32) -> *mut ThreadState {
 
 /// The state has a new owner: this thread.
 fn adopt(state: &mut ThreadState) {
-    state.header().owner_tid.store(sys::tid(), Ordering::Relaxed);
+    // The lock holds the new owner's id: no system call, which the host's sandbox may forbid.
+    state.header().owner_tid.store(state.word() & FUTEX_TID_MASK, Ordering::Relaxed);
     state.header().owners.fetch_add(1, Ordering::Relaxed);
     // The last owner may have died between `begin` and `end`: what it had not published never happened.
     state.ring.end();

@@ -71,7 +71,7 @@ impl Traces {
     /// Empty, over memory of its own.
     pub fn new() -> Self {
         let (index_bytes, pool_bytes) = ((SETS * WAYS * 8) as usize, (MOST_WORDS * 8) as usize);
-        let (index, pool) = if arena::room() > (index_bytes + pool_bytes) as u64 + (1 << 20) {
+        let (index, pool) = if arena::has_room((index_bytes + pool_bytes) as u64 + (1 << 20)) {
             (arena::take(index_bytes, 64), arena::take(pool_bytes, 64))
         } else {
             (core::ptr::null_mut(), core::ptr::null_mut())
