@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::gate_options::GateOptions;
 use super::observe::{Order, observe, say};
+use super::only::OnlyArgs;
 use super::outputs::{self, Outputs};
 use super::python::PythonArgs;
 use super::run::{self, LevelArg};
@@ -49,6 +50,8 @@ pub struct CiArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: ColorChoice,
+    #[command(flatten)]
+    only: OnlyArgs,
     #[command(flatten)]
     python: PythonArgs,
     #[command(flatten)]
@@ -110,6 +113,7 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
         quiet: true,
         files: !args.outputs.wanted().is_empty(),
         python: args.python,
+        only: &args.only,
     };
     let observation = observe(&order)?;
     let mut report = observation.sum_up(&args.command, &rules, i32::from(args.error_exitcode));

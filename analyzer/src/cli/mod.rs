@@ -5,6 +5,7 @@ pub mod ci;
 pub mod diff;
 pub mod gate_options;
 mod observe;
+mod only;
 pub mod outputs;
 pub mod preflight;
 mod python;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select, unbounded};
 
+use super::only::OnlyArgs;
 use super::preflight::{self, Preflight};
 use super::python::{self, PythonArgs};
 use super::supervise::{Supervisor, SupervisorEvent};
@@ -43,6 +44,8 @@ pub struct Order<'a> {
     pub files: bool,
     /// Whether the command is a Python's.
     pub python: PythonArgs,
+    /// Which of its programs to watch.
+    pub only: &'a OnlyArgs,
 }
 
 /// What was seen of a command that has ended.
@@ -91,6 +94,7 @@ pub fn say(line: &str) {
 /// A line that names what could not be found, watched or started, and the remedy; the command was not started then.
 pub fn observe(order: &Order) -> Result<Observation, String> {
     let library = library()?;
+    let only = order.only.environment()?;
     let mut warned = false;
     let program = match preflight::judge(&order.command[0], std::env::var_os("PATH").as_deref()) {
         Preflight::Ok { path } => path,
@@ -122,9 +126,10 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         (patience.into(), PATIENCE.as_millis().to_string().into()),
     ];
     environment.extend(python::environment(order.python, &program, order.command));
+    environment.extend(only);
     let supervisor = Supervisor::start(&program, order.command, &environment).map_err(|error| error.to_string())?;
     let traced = tracer.as_ref().map_or_else(never, |tracer| tracer.events());
-    let (ended, survivors) = follow(&mut watch, &supervisor, &server_events, traced, &socket);
+    let (ended, survivors) = follow(&mut watch, &supervisor, &server_events, traced, (&socket, order.only));
     for line in &watch.refusals {
         say(line);
     }
@@ -145,7 +150,7 @@ struct Survivor {
 }
 
 /// Finds them: they carry the socket's name in their environment.
-fn survivors_of(socket: &str, command: i32) -> Vec<Survivor> {
+fn survivors_of((socket, only): (&str, &OnlyArgs), command: i32) -> Vec<Survivor> {
     let variable = format!("AVLEAK_SOCKET={socket}");
     let carries = |pid: i32| {
         std::fs::read(format!("/proc/{pid}/environ"))
@@ -162,7 +167,7 @@ fn survivors_of(socket: &str, command: i32) -> Vec<Survivor> {
     processes
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| pid != command && carries(pid))
+        .filter(|&pid| pid != command && carries(pid) && only.wants(pid))
         .map(|pid| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             Survivor { title: format!("{} (pid {pid})", name.trim_end()), has_ffmpeg: has_ffmpeg(pid) }
@@ -176,7 +181,7 @@ fn follow(
     supervisor: &Supervisor,
     server: &crossbeam_channel::Receiver<server::ServerEvent>,
     tracer: crossbeam_channel::Receiver<crate::target::tracer::TracerEvent>,
-    socket: &str,
+    marks: (&str, &OnlyArgs),
 ) -> (Option<Ended>, Vec<String>) {
     let (supervised, watched) = (supervisor.events(), watch.events());
     let mut supervised = Some(supervised);
@@ -193,7 +198,7 @@ fn follow(
                 continue;
             }
             if !given_up {
-                let all = survivors_of(socket, supervisor.pid());
+                let all = survivors_of(marks, supervisor.pid());
                 // One that was forked this moment has not executed its program yet.
                 let settling = since.is_some_and(|since| since.elapsed() < SETTLING) && !all.is_empty();
                 dormant = all.iter().filter(|survivor| !survivor.has_ffmpeg).map(|s| s.title.clone()).collect();

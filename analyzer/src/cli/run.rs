@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use super::gate_options::GateOptions;
 use super::observe::{Observation, Order, observe, say};
+use super::only::OnlyArgs;
 use super::outputs::Outputs;
 use super::python::PythonArgs;
 use crate::gate::apply::Rules;
@@ -36,6 +37,8 @@ pub struct RunArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: ColorChoice,
+    #[command(flatten)]
+    only: OnlyArgs,
     #[command(flatten)]
     python: PythonArgs,
     #[command(flatten)]
@@ -86,6 +89,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         quiet: args.quiet,
         files: !args.outputs.wanted().is_empty(),
         python: args.python,
+        only: &args.only,
     };
     conclude(args, &rules, observe(&order)?)
 }

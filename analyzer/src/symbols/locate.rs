@@ -87,6 +87,8 @@ impl Places {
         }
         let main = match self.open_elf(path) {
             Ok(main) => main,
+            // A process that changed its root folder has loaded its files before: the build id proves that ours are the same.
+            Err(_) if self.is_in_own_root(path, module) => open_elf_in(None, path).map_err(|e| e.to_string())?,
             Err(ElfError::Io(e)) if deleted || e.kind() == io::ErrorKind::NotFound => {
                 return Err(format!("{shown} was deleted after the process loaded it: its functions have no names"));
             }
@@ -99,6 +101,12 @@ impl Places {
             ));
         }
         Ok(Some(main))
+    }
+
+    fn is_in_own_root(&self, path: &Path, module: &Module) -> bool {
+        self.root.is_some()
+            && !module.build_id.is_empty()
+            && open_elf_in(None, path).is_ok_and(|file| is_loaded_file(module, &file.identity, false))
     }
 
     fn find_debug(&self, build_id: &[u8], main: Option<&ElfFile>) -> Option<ElfFile> {
