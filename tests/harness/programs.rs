@@ -62,6 +62,11 @@ pub fn plugin() -> PathBuf {
     library("lib_caller", "plugin/libplugin.so", &["-lavutil", "-ldl"])
 }
 
+/// The same plug-in at a place of its own, so that it is a library of its own.
+pub fn plugin_copy(name: &str) -> PathBuf {
+    library("lib_caller", &format!("plugin_{name}/libplugin.so"), &["-lavutil", "-ldl"])
+}
+
 /// Two small libavutils of one name, each with a caller of its own: (caller, libavutil) twice.
 pub fn two_avutils() -> [(PathBuf, PathBuf); 2] {
     ["1", "2"].map(|variant| {
