@@ -58,7 +58,8 @@ loom: ## Explore what threads and reader may see of each other on the wire, in e
 
 .PHONY: test-all
 test-all: lint loom test-bench ## Lint, explore the wire, then run every test, the storm for minutes
-	@AVLEAK_STORM_SECONDS=60 $(MAKE) --no-print-directory test
+	@scripts/setup.sh go
+	@AVLEAK_STORM_SECONDS=60 AVLEAK_GO_ALL=1 $(MAKE) --no-print-directory test
 
 .PHONY: bench
 bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md

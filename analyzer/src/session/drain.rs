@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use avleak_wire::event::{Event, KIND_ALLOC};
 use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
 use avleak_wire::ring::Consumer;
 use avleak_wire::young::{MOVING, Young};
@@ -18,7 +19,7 @@ use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
 use super::timeline::Timeline;
 use super::types::StackTypes;
-use crate::live::{LiveSet, Pending};
+use crate::live::{LiveSet, Pending, Rings};
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
@@ -28,6 +29,8 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 const SETTLE_EVERY: Duration = Duration::from_millis(10);
 /// … and so many times as long as the look takes.
 const SETTLE_SHARE: u32 = 20;
+/// Events that are taken out of a ring before they are applied together.
+const BATCH: usize = 64;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
 const MARGIN_NS: u64 = 1_000_000;
 const MARGIN_TSC: u64 = 10_000_000;
@@ -77,6 +80,8 @@ struct Ring {
     looked_at: Option<u32>,
     /// The addresses of the young at the last look.
     young: Vec<u64>,
+    /// The last event that was drained.
+    last: Option<Event>,
 }
 
 struct Worker {
@@ -99,21 +104,7 @@ impl Drain {
     /// Where no thread can be started.
     pub fn start(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>, name: String) -> std::io::Result<Self> {
         let finish = Arc::new(AtomicBool::new(false));
-        let header = segment.header();
-        let mut worker = Worker {
-            types: StackTypes::new(segment.clone(), exe, root.as_deref()),
-            live: LiveSet::new(),
-            timeline: Timeline::new(header.armed_monotonic_ns.load(Ordering::Relaxed)),
-            rings: Vec::new(),
-            pending: Pending::default(),
-            settle_at: Instant::now(),
-            tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
-            first: Reading {
-                stamp: header.armed_stamp.load(Ordering::Relaxed),
-                monotonic_ns: header.armed_monotonic_ns.load(Ordering::Relaxed),
-            },
-            segment: segment.clone(),
-        };
+        let mut worker = Worker::new(segment.clone(), exe, root);
         let flag = finish.clone();
         let worker = std::thread::Builder::new().name(name).spawn(move || {
             worker.run(&flag);
@@ -165,9 +156,61 @@ impl Ring {
         }
         false
     }
+
+    /// Applies what the ring holds; returns how many events that were.
+    fn drain(&mut self, segment: &Segment, live: &mut LiveSet, types: &mut StackTypes) -> u64 {
+        let mut apply = |events: &[Event]| {
+            // Counted after the events were seen. What older events of other threads they could meet, the allocation that a free ends
+            // above all, happened before them, and the ring of it was counted before that.
+            let rings = if segment.ring_count() == 1 { Rings::One } else { Rings::Many };
+            live.apply_all(events, rings, |stack, size| types.kind_of(stack, size));
+        };
+        let mut batch = [Event { stamp: 0, address: 0, kind: 0, size: 0, stack: 0 }; BATCH];
+        let mut filled = 0;
+        let drained = self.consumer.drain(|event| {
+            batch[filled] = event;
+            filled += 1;
+            if filled == BATCH {
+                apply(&batch);
+                filled = 0;
+            }
+        });
+        apply(&batch[..filled]);
+        if drained.events > 0 {
+            // A full batch was not cleared.
+            self.last = Some(batch[filled.checked_sub(1).unwrap_or(BATCH - 1)]);
+        }
+        drained.events
+    }
+
+    /// The allocation was drained too: its thread was stopped between its way into the ring and its way out of the young.
+    fn has_drained(&self, young: &Young) -> bool {
+        young.mark & MOVING != 0
+            && self
+                .last
+                .is_some_and(|last| (last.kind, last.stamp, last.address) == (KIND_ALLOC, young.stamp, young.address))
+    }
 }
 
 impl Worker {
+    fn new(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>) -> Self {
+        let header = segment.header();
+        Self {
+            types: StackTypes::new(segment.clone(), exe, root.as_deref()),
+            live: LiveSet::new(),
+            timeline: Timeline::new(header.armed_monotonic_ns.load(Ordering::Relaxed)),
+            rings: Vec::new(),
+            pending: Pending::default(),
+            settle_at: Instant::now(),
+            tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
+            first: Reading {
+                stamp: header.armed_stamp.load(Ordering::Relaxed),
+                monotonic_ns: header.armed_monotonic_ns.load(Ordering::Relaxed),
+            },
+            segment,
+        }
+    }
+
     fn run(&mut self, finish: &AtomicBool) {
         let mut quiet = false;
         loop {
@@ -209,17 +252,14 @@ impl Worker {
         let count = self.segment.ring_count();
         while (self.rings.len() as u32) < count {
             let Some(consumer) = self.segment.ring(self.rings.len() as u32) else { break };
-            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new() });
+            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new(), last: None });
         }
         let mut taken = 0;
         let mut passed_by_all = now;
         for ring in &mut self.rings {
             // Order: first the young, then the ring, so that what goes from there to here meanwhile is seen.
             let settled = settles && ring.look(&mut self.pending);
-            let drained = ring.consumer.drain(|event| {
-                self.live.apply(event, |stack, size| self.types.kind_of(stack, size));
-            });
-            taken += drained.events;
+            taken += ring.drain(&self.segment, &mut self.live, &mut self.types);
             if settled {
                 ring.passed = now;
             }
@@ -240,18 +280,16 @@ impl Worker {
         self.rings.iter().map(of).fold(0, u64::saturating_add)
     }
 
-    /// The process stands still or is gone: takes everything.
+    /// The process stands still or is gone: takes everything. A pass has found every ring already.
     fn finish(&mut self) {
-        let mut young: Vec<Young> = Vec::new();
-        for ring in &self.rings {
-            ring.consumer.young(|one| young.push(one));
+        let mut young: Vec<(usize, Young)> = Vec::new();
+        for (at, ring) in self.rings.iter().enumerate() {
+            ring.consumer.young(|one| young.push((at, one)));
         }
         while self.pass() > 0 {}
-        for one in young {
-            // On its way when the process stopped: it may have come through the ring.
-            if one.mark & MOVING == 0 || !self.live.knows(one.address, one.stamp) {
-                self.live.apply(one.event(), |stack, size| self.types.kind_of(stack, size));
-            }
+        young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
+        for (_, one) in young {
+            self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
         }
         for ring in &self.rings {
             ring.consumer.deaths(|made, freed, count| {
@@ -306,5 +344,80 @@ impl Worker {
             types: self.types,
             segment: self.segment,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use avleak_wire::event::KIND_FREE;
+    use avleak_wire::layout as wire;
+    use avleak_wire::ring::{Mapped, Producer};
+    use rustix::fs::{MemfdFlags, SealFlags};
+
+    fn worker(rings: u32) -> Worker {
+        let fd =
+            rustix::fs::memfd_create("avleak-test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).expect("a memfd");
+        rustix::fs::ftruncate(&fd, wire::SEGMENT_BYTES).expect("its size");
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).expect("its seal");
+        rustix::io::pwrite(&fd, &wire::MAGIC.to_le_bytes(), 0).expect("the magic");
+        let at = std::mem::offset_of!(wire::Header, version) as u64;
+        rustix::io::pwrite(&fd, &u32::from(wire::MAJOR).to_le_bytes(), at).expect("the version");
+        let at = std::mem::offset_of!(wire::Header, ring_slots) as u64;
+        rustix::io::pwrite(&fd, &rings.to_le_bytes(), at).expect("the rings");
+        let segment = Segment::map(fd).expect("a segment");
+        segment.header().ring_count.store(rings, Ordering::Release);
+        Worker::new(segment, PathBuf::from("/bin/true"), None)
+    }
+
+    fn producer(worker: &Worker, ring: u64) -> Producer {
+        let offset = wire::RINGS_OFFSET + ring * wire::RING_STRIDE;
+        // SAFETY: inside the mapping, which the worker holds; this thread alone writes.
+        Producer::over(unsafe { Mapped::new(worker.segment.as_mut_ptr().add(offset as usize)) })
+    }
+
+    fn event(kind: u8, stamp: u64, address: u64) -> Event {
+        Event { stamp, address, kind, size: 0, stack: 0 }
+    }
+
+    /// A thread that is stopped between an allocation's way into the ring and its way out of the young shows it twice.
+    #[test]
+    fn an_allocation_on_its_way_into_the_ring_is_counted_once() {
+        // As many events before it that its batch is full, or is not.
+        for before in [0, 3, BATCH as u64 - 1, BATCH as u64] {
+            let mut worker = worker(2);
+            let (first, second) = (producer(&worker, 0), producer(&worker, 1));
+            let (mut tail, mut other_tail) = (0, 0);
+            for at in 0..before {
+                first.push(event(KIND_ALLOC, 1 + at, 0x10000 + 16 * at), &mut tail).expect("room");
+            }
+            let young = Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 };
+            first.young(0).fill(young);
+            first.young(0).mark_moving();
+            first.push(young.event(), &mut tail).expect("room");
+            // Another thread gives it back and gets its place; one more young one is alive.
+            for event in [event(KIND_FREE, 600, 64), event(KIND_ALLOC, 700, 64)] {
+                second.push(event, &mut other_tail).expect("room");
+            }
+            second.young(9).fill(Young { stamp: 800, address: 96, ..young });
+            assert_eq!(worker.pass(), before + 3);
+            worker.finish();
+            let counts = worker.live.counts;
+            assert_eq!((counts.allocations, counts.frees), (before + 3, 1), "{before} before it");
+            assert_eq!(worker.live.len(), before + 2);
+            assert_eq!(worker.live.blocks()[1].stamp, 800);
+        }
+    }
+
+    #[test]
+    fn an_allocation_that_never_came_into_the_ring_is_alive_at_the_end() {
+        let mut worker = worker(1);
+        let only = producer(&worker, 0);
+        only.push(event(KIND_ALLOC, 400, 32), &mut 0).expect("room");
+        only.young(0).fill(Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 });
+        only.young(0).mark_moving();
+        assert_eq!(worker.pass(), 1);
+        worker.finish();
+        assert_eq!(worker.live.blocks().iter().map(|block| block.stamp).collect::<Vec<_>>(), [400, 500]);
     }
 }

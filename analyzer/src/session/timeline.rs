@@ -148,7 +148,11 @@ mod tests {
         fn apply(&mut self, kind: u8, address: u64, stack: u32) {
             self.stamp += 1;
             let size = if kind == KIND_ALLOC { 416 } else { 0 };
-            self.live.apply(Event { kind, stamp: self.stamp, address, size, stack }, |_, _| ObjectKind::Frame);
+            self.live.apply(
+                Event { kind, stamp: self.stamp, address, size, stack },
+                crate::live::Rings::Many,
+                |_, _| ObjectKind::Frame,
+            );
         }
 
         fn make(&mut self, frame: u64, stack: u32) {

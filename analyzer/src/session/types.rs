@@ -19,12 +19,27 @@ pub struct StackTypes {
     pub symbolizer: Symbolizer,
     modules: u32,
     /// By stack id: the size first seen with it, and the type.
-    first: Vec<Option<(u64, Typing)>>,
+    first: Vec<Option<Known>>,
     /// Other sizes of the same stack.
-    others: HashMap<(u32, u64), Typing, FxBuildHasher>,
+    others: HashMap<(u32, u32), Known, FxBuildHasher>,
 }
 
-const PLAIN: Typing = Typing { kind: ObjectKind::Plain, doubt: Doubt::None, maker: None, caller: None };
+/// What a stack makes in one size.
+#[derive(Clone, Copy)]
+struct Known {
+    size: u32,
+    kind: ObjectKind,
+    doubt: Doubt,
+}
+
+const _: () = assert!(size_of::<Option<Known>>() == 8, "one for each of up to 4 Mi stack ids");
+
+impl Known {
+    const PLAIN: Self = Self { size: 0, kind: ObjectKind::Plain, doubt: Doubt::None };
+}
+
+/// Payload comes in many sizes; what differs by size is small. From here on all sizes of a stack are one.
+const LARGE: u64 = 4096;
 
 impl StackTypes {
     /// Nothing typed yet. `root`: the target's root folder where it is not ours.
@@ -53,60 +68,61 @@ impl StackTypes {
     /// The kind of a block of `size` bytes made on `stack`, as far as the stack tells.
     #[inline]
     pub fn kind_of(&mut self, stack: u32, size: u64) -> ObjectKind {
-        self.typing_of(stack, size).kind
+        self.known(stack, size).kind
     }
 
     /// The kind of the blocks made on `stack`, of which the sizes are not known any more: that of the first one seen.
     pub fn kind_by_stack(&mut self, stack: u32) -> ObjectKind {
         match self.first.get(stack as usize) {
-            Some(&Some((_, typing))) => typing.kind,
-            _ => self.typing_of_new(stack, 0).kind,
+            Some(&Some(known)) => known.kind,
+            _ => self.type_new(stack, 0).kind,
         }
     }
 
-    /// The same with what the stack cannot tell.
-    #[inline]
+    /// The same with what the stack cannot tell. Who made it is not kept.
     pub fn typing_of(&mut self, stack: u32, size: u64) -> Typing {
+        let Known { kind, doubt, .. } = self.known(stack, size);
+        Typing { kind, doubt, maker: None, caller: None }
+    }
+
+    #[inline]
+    fn known(&mut self, stack: u32, size: u64) -> Known {
+        let size = size.min(LARGE) as u32;
         match self.first.get(stack as usize) {
-            Some(&Some((known, typing))) if known == size => typing,
-            _ => self.typing_of_new(stack, size),
+            // Not FFmpeg's, whatever the size.
+            Some(&Some(known)) if known.size == size || known.kind == ObjectKind::Plain => known,
+            _ => self.type_new(stack, size),
         }
     }
 
     #[cold]
-    fn typing_of_new(&mut self, stack: u32, size: u64) -> Typing {
+    fn type_new(&mut self, stack: u32, size: u32) -> Known {
         if stack == 0 || stack >= avleak_wire::layout::MAX_NODES {
-            return PLAIN;
+            return Known::PLAIN;
         }
         let at = stack as usize;
-        if let Some(Some((_, first))) = self.first.get(at) {
-            if first.kind == ObjectKind::Plain {
-                // Not FFmpeg's, whatever the size.
-                return *first;
+        if self.first.get(at).copied().flatten().is_some() {
+            if let Some(&known) = self.others.get(&(stack, size)) {
+                return known;
             }
-            if let Some(&typing) = self.others.get(&(stack, size)) {
-                return typing;
-            }
-            let typing = self.type_stack(stack, size);
-            // Payload comes in many sizes; what differs by size is small.
-            if size < 4096 {
-                self.others.insert((stack, size), typing);
-            }
-            return typing;
+            let known = self.type_stack(stack, size);
+            self.others.insert((stack, size), known);
+            return known;
         }
-        let typing = self.type_stack(stack, size);
+        let known = self.type_stack(stack, size);
         if self.first.len() <= at {
             self.first.resize(at + 1, None);
         }
-        self.first[at] = Some((size, typing));
-        typing
+        self.first[at] = Some(known);
+        known
     }
 
-    fn type_stack(&mut self, stack: u32, size: u64) -> Typing {
+    fn type_stack(&mut self, stack: u32, size: u32) -> Known {
         let raw = self.segment.stack(stack);
         if raw.iter().any(|frame| frame.0.is_some_and(|module| module >= self.modules)) {
             self.learn_modules();
         }
-        typing::type_addresses(&mut self.symbolizer, &raw, size)
+        let Typing { kind, doubt, .. } = typing::type_addresses(&mut self.symbolizer, &raw, u64::from(size));
+        Known { size, kind, doubt }
     }
 }
