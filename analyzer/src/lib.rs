@@ -13,6 +13,7 @@ pub mod cli;
 pub mod gate;
 pub mod golang;
 pub mod graph;
+pub mod huge;
 pub mod kind;
 pub mod live;
 pub mod reach;

@@ -46,6 +46,7 @@ pub(super) fn whose(frame: &Frame) -> Whose {
     ]) || matches!(function, "_start" | "__libc_start_main" | "crosscall1" | "crosscall2")
         || function_is(&["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__gnu_cxx::", "__rust_"])
         || function_is(&["runtime.", "runtime/cgo", "_cgo_", "_cgoexp_"])
+        || function.contains("._Cfunc_")
     {
         Whose::Runtime
     } else {
