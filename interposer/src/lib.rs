@@ -5,7 +5,7 @@
 //! * [`slots`]: the second witness, thunks in the call slots that lead to libavutil; [`loader`]: dlopen and dlclose.
 //! * [`recorder`]: from a call to an event, or to none; [`told`], [`foreign`]: when none may be enough; [`thread`]: a thread's state and ring.
 //! * [`unwind`]: the stack of a call, [`stacks`]: how far it reaches; [`traces`], [`rules`]: what is remembered of it; [`intern`]: stacks to ids; [`modules`]: which ELF
-//!   object an address lies in; [`elf`]: reading mapped ELF objects.
+//!   object an address lies in; [`elf`]: reading mapped ELF objects, [`symtab`]: their files' full symbol tables.
 //! * [`arm`]: dormant → armed; [`segment`], [`register`], [`spawn`]: the shared memory and who reads it.
 //! * [`control`], [`real`], [`arena`], [`sys`], [`say`], [`settings`]: the ground they stand on.
 //!
@@ -36,6 +36,7 @@ mod slots;
 mod spawn;
 mod stacks;
 mod stubs;
+mod symtab;
 mod sys;
 mod thread;
 mod told;

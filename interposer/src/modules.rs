@@ -380,7 +380,7 @@ fn file_name(path: &[u8]) -> &[u8] {
 fn flags_of(located: &Located) -> u32 {
     let mut flags = 0;
     let name = file_name(located.name());
-    if Dynamic::of(&located.layout).is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc")) {
+    if defines_frame_alloc(located) {
         flags |= wire::MODULE_LIBAVUTIL | wire::MODULE_FFMPEG;
     }
     const FFMPEG: [&[u8]; 9] = [
@@ -407,6 +407,47 @@ fn flags_of(located: &Located) -> u32 {
         flags |= wire::MODULE_VDSO;
     }
     flags
+}
+
+/// The object brings av_frame_alloc: as a dynamic symbol, or, where FFmpeg is linked into it, in the full symbol table of its file.
+fn defines_frame_alloc(located: &Located) -> bool {
+    const NAME: &CStr = c"av_frame_alloc";
+    Dynamic::of(&located.layout).is_some_and(|dynamic| dynamic.defines(NAME)) || links_frame_alloc(located, NAME)
+}
+
+/// The slow half: one look at the file, remembered for as long as the process lives.
+fn links_frame_alloc(located: &Located, name: &CStr) -> bool {
+    // What a file says: its object's key, with the answer in the lowest bit. The same place may be another file's after a dlclose; the key
+    // holds the name too.
+    // As many as there is room for: a host of many modules that all ask for aligned memory is not to wait for a look at each.
+    static ANSWERS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    // FFmpeg linked into the C library or the loader there is none, and those ask early.
+    let file = file_name(located.name());
+    if [&b"libc.so"[..], b"libc-2", b"ld-linux", b"ld64", b"linux-vdso"].iter().any(|prefix| file.starts_with(prefix))
+        || (located.layout.start..located.layout.end).contains(&(find as *const () as u64))
+        || located.name_len >= located.name.len()
+    {
+        return false;
+    }
+    let key =
+        located.name().iter().fold(located.layout.start ^ located.layout.dynamic.rotate_left(32), |key, &byte| {
+            (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        }) | 2;
+    for answer in &ANSWERS {
+        let known = answer.load(Ordering::Relaxed);
+        if known | 1 == key | 1 {
+            return known & 1 != 0;
+        }
+        if known == 0 {
+            let mut path = [0; wire::MODULE_PATH_BYTES + 1];
+            path[..located.name_len].copy_from_slice(located.name());
+            let is = CStr::from_bytes_until_nul(&path).is_ok_and(|path| crate::symtab::defines(path, name));
+            // Two threads that ask at once write the same, or one of them asks again.
+            let _ = answer.compare_exchange(0, (key & !1) | u64::from(is), Ordering::Relaxed, Ordering::Relaxed);
+            return is;
+        }
+    }
+    false
 }
 
 /// Copies .eh_frame_hdr and .eh_frame into our own memory and makes an unwinder of them.
@@ -530,7 +571,7 @@ pub fn is_libavutil(address: u64) -> bool {
         }
     }
     let Some(located) = locate(address) else { return false };
-    let is = Dynamic::of(&located.layout).is_some_and(|dynamic| dynamic.defines(c"av_frame_alloc"));
+    let is = defines_frame_alloc(&located);
     if !is {
         OTHERS[(located.layout.start >> 12) as usize % OTHERS.len()]
             .store(pack(located.layout.start, located.layout.end), Ordering::Relaxed);

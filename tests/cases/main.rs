@@ -10,6 +10,7 @@ mod ffmpeg;
 mod formats;
 mod gate;
 mod html;
+mod linked_in;
 mod loading;
 mod memory;
 mod nine;

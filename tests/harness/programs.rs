@@ -30,6 +30,27 @@ pub fn program(name: &str) -> PathBuf {
     build(&folder().join(name), |part| vec![cc(&[&source], part, &LIBRARIES)])
 }
 
+/// The program made of `tests/programs/NAME.c` with libavutil linked into it, and what that needs as shared libraries. `extra`: more
+/// flags, such as `-s` for one without symbols.
+pub fn linked_in(name: &str, output: &str, extra: &[&str]) -> PathBuf {
+    let mut flags: Vec<String> = extra.iter().map(|flag| (*flag).to_owned()).collect();
+    flags.push("-l:libavutil.a".into());
+    flags.extend(libraries_of("libavutil.so").iter().map(|library| format!("-l:{library}")));
+    flags.push("-lpthread".into());
+    special(name, output, &flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// What a shared library that the compiler finds is linked to.
+fn libraries_of(library: &str) -> Vec<String> {
+    let path =
+        process::run(Command::new("cc").arg(format!("-print-file-name={library}")), LIMIT).expect_success().text();
+    let read = process::run(Command::new("readelf").args(["--dynamic", "--wide", path.trim()]), LIMIT).expect_success();
+    let needed = |line: &str| Some(line.split_once("(NEEDED)")?.1.split_once('[')?.1.split_once(']')?.0.to_owned());
+    let needed: Vec<String> = read.text().lines().filter_map(needed).collect();
+    assert!(!needed.is_empty(), "{library} at {path} needs nothing");
+    needed
+}
+
 /// The program made of `tests/programs/NAME.cc`, with the C half of the C++ fixtures.
 pub fn cpp_program(name: &str) -> PathBuf {
     let (source, half) = (sources().join(format!("{name}.cc")), sources().join("cpp_truth.inc"));

@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod ci;
 pub mod diff;
 pub mod gate_options;
+pub mod linked_in;
 mod observe;
 pub mod outputs;
 pub mod preflight;

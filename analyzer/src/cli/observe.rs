@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select, unbounded};
 
+use super::linked_in;
 use super::preflight::{self, Preflight};
 use super::python::{self, PythonArgs};
 use super::supervise::{Supervisor, SupervisorEvent};
@@ -54,6 +55,8 @@ pub struct Observation {
     pub reports: Vec<Report>,
     /// It was said already that nothing of the command itself can be seen.
     pub warned: bool,
+    /// No process was seen to use FFmpeg, but it is linked into this program, and nothing names it there.
+    pub linked_in: Option<PathBuf>,
     /// Processes that use FFmpeg, outlived the command, and were not waited for: `server (pid 812)`.
     pub survivors: Vec<String>,
 }
@@ -65,6 +68,13 @@ impl Observation {
         let gate = rules.apply(&mut self.reports);
         let mut run = verdict::sum_up(argv, self.ended, error_exitcode, self.reports);
         run.gate = gate;
+        if let Some(program) = &self.linked_in {
+            run.reason = format!(
+                "FFmpeg is linked into {}, which has no symbol table, so that nothing of it could be seen (keep its symbols: link without \
+                 -s, do not strip; -g also gives lines)",
+                program.display()
+            );
+        }
         if !self.survivors.is_empty() && run.verdict == Verdict::Clean {
             run.verdict = Verdict::Inconclusive;
             run.reason = format!("{} outlived the command and had not used FFmpeg yet", self.survivors.join(", "));
@@ -133,7 +143,9 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
     if let Some(tracer) = tracer {
         tracer.shut_down();
     }
-    Ok(Observation { ended, reports, warned, survivors })
+    let nameless = |program: &Path| linked_in::holds_ffmpeg(program) && !linked_in::names_ffmpeg(program);
+    let linked_in = (reports.is_empty() && nameless(&program)).then_some(program);
+    Ok(Observation { ended, reports, warned, linked_in, survivors })
 }
 
 /// A process of the command that lives on and has not used FFmpeg yet: a daemon that its parent left behind, say.

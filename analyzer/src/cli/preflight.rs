@@ -51,6 +51,8 @@ pub enum Problem {
     NotExecutable,
     /// No dynamic loader that could preload anything. Programs that it starts can be watched.
     Static,
+    /// The same with FFmpeg inside: what it was to be watched for cannot be seen.
+    StaticFfmpeg,
     /// A 32-bit program.
     ThirtyTwoBit,
     /// Made for another processor.
@@ -191,6 +193,13 @@ fn judge_elf(path: &Path, file: File) -> Option<Finding> {
     let headers = parsed.elf_header().program_headers(endian, data).unwrap_or_default();
     let interpreter = headers.iter().find_map(|header| header.interpreter(endian, data).ok().flatten());
     let Some(interpreter) = interpreter else {
+        if super::linked_in::holds_ffmpeg(path) {
+            let message = format!(
+                "{name} is statically linked and holds FFmpeg itself: nothing can be preloaded into it, so none of its frames can be \
+                 seen (link it dynamically, at least to the C library)"
+            );
+            return Some((Problem::StaticFfmpeg, message));
+        }
         let message = format!(
             "{name} is statically linked: nothing can be preloaded into it, only programs that it starts are watched \
              (link it dynamically to watch it itself)"

@@ -51,6 +51,14 @@ impl Module {
         is_libav(self.flags)
     }
 
+    /// FFmpeg lies in it beside other code: a program or plug-in that FFmpeg is linked into. Then only symbols tell whose a function is.
+    pub fn is_mixed(&self) -> bool {
+        /// FFmpeg's own libraries, and what packs them into one (Chromium's libffmpeg, Firefox's libmozavutil).
+        const WHOLE: [&str; 5] = ["libav", "libsw", "libpostproc", "libffmpeg", "libmozav"];
+        self.flags & layout::MODULE_LIBAVUTIL != 0
+            && !self.name().is_some_and(|name| WHOLE.iter().any(|prefix| name.starts_with(prefix)))
+    }
+
     /// libavleak.so itself: its frames belong in no report.
     pub fn is_own(&self) -> bool {
         self.flags & layout::MODULE_SELF != 0
@@ -70,6 +78,31 @@ impl Module {
 /// These `MODULE_*` flags are of a module of FFmpeg's.
 pub fn is_libav(flags: u32) -> bool {
     flags & (layout::MODULE_FFMPEG | layout::MODULE_LIBAVUTIL) != 0
+}
+
+/// A function's linker name is one that FFmpeg keeps for itself.
+pub fn is_ffmpeg_name(name: &str) -> bool {
+    const PREFIXES: [&str; 18] = [
+        "av_",
+        "avpriv_",
+        "avutil_",
+        "avcodec_",
+        "avformat_",
+        "avio_",
+        "avfilter_",
+        "avdevice_",
+        "avsubtitle_",
+        "avpicture_",
+        "sws_",
+        "swr_",
+        "swri_",
+        "pp_",
+        "postproc_",
+        "ff_",
+        "ffio_",
+        "ffurl_",
+    ];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The path without ` (deleted)`, and whether it had that.

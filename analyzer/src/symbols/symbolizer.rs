@@ -8,7 +8,7 @@ use super::demangle::{demangle, is_mangled};
 use super::dwarf::{Dwarf, Site};
 use super::key::FrameKey;
 use super::locate::{Found, Places};
-use super::{Module, SymbolTable, elf};
+use super::{Module, SymbolTable, elf, is_ffmpeg_name};
 use crate::report::model::Frame;
 
 /// Where distributions put separate debug files.
@@ -108,6 +108,25 @@ impl Symbolizer {
         symbol
     }
 
+    /// The call that returns to `return_address` is FFmpeg's code. In a module that holds other code as well its function's name says so,
+    /// and that of a static function's neighbours.
+    pub fn is_libav_code(&mut self, module: Option<u32>, return_address: u64) -> bool {
+        let Some(found) = module.and_then(|index| self.modules.get(&index)) else { return false };
+        if !found.is_mixed() {
+            return found.is_libav();
+        }
+        if self.symbol(module, return_address).is_some_and(|name| is_ffmpeg_name(&name)) {
+            return true;
+        }
+        let Some(found) = module.and_then(|index| self.modules.get(&index)) else { return false };
+        let svma = return_address.wrapping_sub(1).wrapping_sub(found.base);
+        let names = names(&mut self.files, &mut self.notes, self.places.as_ref(), found);
+        // An exported function by another name is whoever's name it bears.
+        let is_static = names.table.lookup(svma).is_none_or(|symbol| !symbol.exported);
+        let (before, behind) = names.table.neighbours(svma);
+        is_static && before.is_some_and(is_ffmpeg_name) && behind.is_some_and(is_ffmpeg_name)
+    }
+
     /// The module's static functions have names too. `None` for a module that is not known.
     pub fn is_complete(&mut self, module: u32) -> Option<bool> {
         let module = self.modules.get(&module)?;
@@ -121,6 +140,7 @@ impl Symbolizer {
             return known.clone();
         }
         let symbol = self.symbol(module, return_address);
+        let libav = self.is_libav_code(module, return_address);
         let call = return_address.wrapping_sub(1);
         let frames: Arc<[Frame]> = match module.and_then(|m| self.modules.get(&m)) {
             None => Arc::new([Frame { offset: call, ..Frame::default() }]),
@@ -130,7 +150,7 @@ impl Symbolizer {
                 let names = names(&mut self.files, &mut self.notes, places, module);
                 let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.notes, places, module)));
                 let sites = dwarf.as_mut().map(|d| d.sites(svma)).unwrap_or_default();
-                let blank = Frame { module: module.name(), offset: svma, libav: module.is_libav(), ..Frame::default() };
+                let blank = Frame { module: module.name(), offset: svma, libav, ..Frame::default() };
                 merge(sites, symbol.as_deref(), &blank).into()
             }
         };

@@ -11,6 +11,8 @@ pub struct Symbol<'a> {
     pub start: u64,
     /// Bytes.
     pub size: u64,
+    /// Bound more widely than to its object file: no static function.
+    pub exported: bool,
 }
 
 /// What an ELF symbol table says of one function.
@@ -55,6 +57,8 @@ struct Entry {
     end: u64,
     name: u32,
     name_len: u32,
+    /// Bound more widely than to its object file.
+    exported: bool,
 }
 
 /// How many enclosing symbols a lookup looks at: functions do not nest deeper, hostile tables do.
@@ -90,7 +94,8 @@ impl SymbolTable {
             table.names.push_str(name);
             furthest = end.max(furthest);
             table.furthest.push(furthest);
-            table.entries.push(Entry { start: best.start, end, name: offset, name_len: name.len() as u32 });
+            let exported = best.binding != Binding::Local;
+            table.entries.push(Entry { start: best.start, end, name: offset, name_len: name.len() as u32, exported });
         }
         table
     }
@@ -110,10 +115,23 @@ impl SymbolTable {
                     name: self.names.get(name..name + entry.name_len as usize)?,
                     start: entry.start,
                     size: entry.end - entry.start,
+                    exported: entry.exported,
                 });
             }
         }
         None
+    }
+
+    /// The names of the functions around `svma` that are no static ones: the last that begins at or before it, the first behind it. A
+    /// linker lays out whole object files: a static function's neighbours are of its own library, but at the library's edge.
+    pub fn neighbours(&self, svma: u64) -> (Option<&str>, Option<&str>) {
+        let after = self.entries.partition_point(|e| e.start <= svma);
+        let name = |entry: &Entry| {
+            let name = entry.name as usize;
+            self.names.get(name..name + entry.name_len as usize)
+        };
+        let before = self.entries[..after].iter().rev().find(|entry| entry.exported).and_then(name);
+        (before, self.entries[after..].iter().find(|entry| entry.exported).and_then(name))
     }
 
     /// Static functions are known too; otherwise only what the library exports.
@@ -161,7 +179,7 @@ mod tests {
         assert_eq!(name(&table, 0x1000), Some("a"));
         assert_eq!(name(&table, 0x10ff), Some("a"));
         assert_eq!(name(&table, 0x1100), None, "a static function between them");
-        assert_eq!(table.lookup(0x120f), Some(Symbol { name: "b", start: 0x1200, size: 0x10 }));
+        assert_eq!(table.lookup(0x120f), Some(Symbol { name: "b", start: 0x1200, size: 0x10, exported: true }));
         assert_eq!(name(&table, 0x1210), None);
         assert_eq!(name(&SymbolTable::default(), 0), None);
     }
@@ -177,7 +195,7 @@ mod tests {
             ],
             true,
         );
-        assert_eq!(table.lookup(0x101f), Some(Symbol { name: "memalign", start: 0x1000, size: 0x20 }));
+        assert_eq!(table.lookup(0x101f), Some(Symbol { name: "memalign", start: 0x1000, size: 0x20, exported: true }));
         assert_eq!(table.len(), 1);
     }
 
@@ -198,6 +216,24 @@ mod tests {
         let stripped = SymbolTable::new(symbols(), false);
         assert_eq!(name(&stripped, 0x1000), None);
         assert_eq!(name(&stripped, 0x1105), Some("c"));
+    }
+
+    #[test]
+    fn the_neighbours_of_a_static_function_are_exported_ones() {
+        let table = SymbolTable::new(
+            vec![
+                raw("main", 0x1000, 0x100, Binding::Global),
+                raw("local", 0x1100, 0x10, Binding::Local),
+                raw("av_malloc", 0x1200, 0x10, Binding::Global),
+                raw("helper", 0x1300, 0x10, Binding::Local),
+                raw("av_free", 0x1400, 0x10, Binding::Global),
+            ],
+            true,
+        );
+        assert_eq!(table.neighbours(0x1104), (Some("main"), Some("av_malloc")));
+        assert_eq!(table.neighbours(0x1304), (Some("av_malloc"), Some("av_free")));
+        assert_eq!(table.neighbours(0x1500), (Some("av_free"), None));
+        assert_eq!(table.neighbours(0), (None, Some("main")));
     }
 
     #[test]

@@ -79,15 +79,14 @@ pub fn type_addresses(symbolizer: &mut Symbolizer, stack: &[(Option<u32>, u64)],
     // Own frames lie innermost, if anywhere.
     let own = stack.iter().take_while(|(module, _)| symbolizer.is_own_frame(*module)).count();
     let mut symbols: Vec<Option<std::sync::Arc<str>>> = Vec::new();
-    let flags: Vec<u32> = stack[own..]
-        .iter()
-        .take(DEEPEST)
-        .map(|(module, _)| module.and_then(|m| symbolizer.module(m)).map_or(0, |m| m.flags))
-        .collect();
-    for (&(module, address), &flags) in stack[own..].iter().zip(&flags) {
-        if !is_libav(flags) {
+    // Of a module that holds other code than FFmpeg's only FFmpeg's functions count as its.
+    let mut flags: Vec<u32> = Vec::new();
+    for &(module, address) in stack[own..].iter().take(DEEPEST) {
+        if !symbolizer.is_libav_code(module, address) {
+            flags.push(0);
             break;
         }
+        flags.push(module.and_then(|m| symbolizer.module(m)).map_or(0, |m| m.flags));
         symbols.push(symbolizer.symbol(module, address));
     }
     let symbol = |i: usize| symbols.get(i).and_then(|s| s.as_deref());
