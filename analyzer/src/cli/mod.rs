@@ -5,6 +5,7 @@ pub mod ci;
 pub mod diff;
 pub mod gate_options;
 pub mod linked_in;
+pub mod man;
 mod observe;
 pub mod outputs;
 pub mod preflight;
@@ -34,6 +35,8 @@ enum Command {
     Diff(diff::DiffArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// Reads the arguments of this process and does what they say; returns the exit status.
@@ -46,5 +49,6 @@ pub fn main() -> i32 {
         Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     }
 }
