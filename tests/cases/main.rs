@@ -24,6 +24,7 @@ mod storm;
 mod streaming;
 mod threads;
 mod untraceable;
+mod wheels;
 
 use std::ffi::OsStr;
 
