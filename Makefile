@@ -52,13 +52,23 @@ test: ## Set up, build, and run every test
 	@env --default-signal cargo test --release --locked --workspace --no-fail-fast </dev/null 2>&1 | tee build/test.log; \
 	    status=$${PIPESTATUS[0]}; scripts/test-summary.sh build/test.log; exit $$status
 
+.PHONY: dist
+dist: ## Make the tarball and the Debian package, for glibc 2.17 and later, in target/dist
+	@scripts/setup.sh dist
+	@scripts/dist.sh
+
+.PHONY: matrix
+matrix: ## Run the fixtures over every FFmpeg of Debian and of PyAV's wheels (SUITE="bullseye wheels"); needs root
+	@scripts/matrix.sh $(SUITE)
+
 .PHONY: loom
 loom: ## Explore what threads and reader may see of each other on the wire, in every order
 	@CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked -p avleak-wire --test loom
 
 .PHONY: test-all
-test-all: lint loom test-bench ## Lint, explore the wire, then run every test, the storm for minutes
+test-all: lint loom test-bench ## Lint, explore the wire, run every test (the storm for minutes), then the matrix
 	@AVLEAK_STORM_SECONDS=60 $(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory matrix
 
 .PHONY: bench
 bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md
