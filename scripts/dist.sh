@@ -43,4 +43,4 @@ tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owne
     --transform="s,^\./,$name/," -C "$stage" -cf - ./bin ./lib ./share | gzip -9n >"$dist/$name.tar.gz"
 # The assets are listed in analyzer/Cargo.toml.
 deb=$(cargo deb --quiet --no-build --no-strip --locked -p avleak --output "$dist/")
-ls -l "$dist/$name.tar.gz" "$deb" | awk '{ print $5, $9 }'
+stat --format='%s bytes  %n' "$dist/$name.tar.gz" "$deb"
