@@ -30,8 +30,7 @@ fn with_video(line: &str) -> Vec<OsString> {
 fn the_same(command: &[OsString], made: Option<&Path>) -> Outcome {
     let read = || made.map(|path| std::fs::read(path).expect("the file that it makes"));
     let mut alone = Command::new(&command[0]);
-    let alone = process::run(alone.args(&command[1..]), Duration::from_secs(120));
-    alone.expect_success();
+    let alone = process::run(alone.args(&command[1..]), Duration::from_secs(120)).expect_success();
     let before = read();
     if let Some(path) = made {
         std::fs::remove_file(path).expect("the file that it makes");
