@@ -31,6 +31,8 @@ const SETTLE_EVERY: Duration = Duration::from_millis(10);
 const SETTLE_SHARE: u32 = 20;
 /// Events that are taken out of a ring before they are applied together.
 const BATCH: usize = 64;
+/// So many passes at the end, and somebody still writes: another process that inherited the segment, or one that could not be held.
+const LAST_PASSES: u32 = 64;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
 const MARGIN_NS: u64 = 1_000_000;
 const MARGIN_TSC: u64 = 10_000_000;
@@ -95,6 +97,8 @@ struct Worker {
     settle_at: Instant,
     first: Reading,
     tsc: bool,
+    /// Events that nobody waited for: they came without end when all should have stood still.
+    left_behind: u64,
 }
 
 impl Drain {
@@ -202,6 +206,7 @@ impl Worker {
             rings: Vec::new(),
             pending: Pending::default(),
             settle_at: Instant::now(),
+            left_behind: 0,
             tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
             first: Reading {
                 stamp: header.armed_stamp.load(Ordering::Relaxed),
@@ -286,7 +291,10 @@ impl Worker {
         for (at, ring) in self.rings.iter().enumerate() {
             ring.consumer.young(|one| young.push((at, one)));
         }
-        while self.pass() > 0 {}
+        // Of a process that stands still the second pass takes nothing.
+        if !(0..LAST_PASSES).any(|_| self.pass() == 0) {
+            self.left_behind = self.rings.iter().map(|ring| ring.consumer.waiting()).sum::<u64>().max(1);
+        }
         young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
         for (_, one) in young {
             self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
@@ -333,7 +341,7 @@ impl Worker {
             clock: Clock::between(self.first, now),
             now: now.stamp,
             armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
-            dropped,
+            dropped: dropped.saturating_add(self.live.counts.left_out).saturating_add(self.left_behind),
             cancelled,
             corrupt_rings: self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64,
             threads: header.threads_seen.load(Ordering::Relaxed),
