@@ -1,7 +1,9 @@
 // What goes on while avleak is killed or stopped, or is killed itself.
 // steady leak|clean: frames are made here and freed by another thread, for about a second; some are lost, and one is held.
 // endless FILE: the same in two threads without end; in FILE are counts that outlive it: frames made, frames about to be lost.
-// flood FILE: once FILE is there, as many allocations as can be, in two threads; two frames are lost.
+// flood FILE leak|clean: once FILE is there, as many allocations as can be, in two threads, then the frees of 500 frames that were made
+// before. Another word, once FILE is gone again, and some more frames; the leaky twin loses three.
+// last FILE: makes and loses frames, and ends once FILE is there.
 #include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -122,21 +124,68 @@ static void *floods(void *unused)
     return NULL;
 }
 
-static int flood(const char *file)
+static AVFrame *before[500];
+
+static void make_some(void *unused)
+{
+    (void)unused;
+    for (unsigned i = 0; i < sizeof before / sizeof before[0]; i++)
+        before[i] = frame_shell();
+}
+
+static void free_some(void *unused)
+{
+    (void)unused;
+    for (unsigned i = 0; i < sizeof before / sizeof before[0]; i++)
+        av_frame_free(&before[i]);
+}
+
+static void say(const char *word)
+{
+    if (write(STDOUT_FILENO, word, strlen(word)) < 0)
+        truth_die("write");
+}
+
+static int flood(const char *file, int clean)
 {
     pthread_t thread;
-    truth.drops_allowed = 1;
-    hide(lose_one, NULL);
-    hide(lose_one, NULL);
+    hide(make_some, NULL);
+    if (!clean) {
+        hide(lose_one, NULL);
+        hide(lose_one, NULL);
+    }
     // Whoever is to stop avleak does so now, and makes the file.
-    if (write(STDOUT_FILENO, "ready\n", 6) != 6)
-        truth_die("write");
+    say("ready\n");
     while (access(file, F_OK))
         usleep(1000);
     if (pthread_create(&thread, NULL, floods, NULL))
         truth_die("pthread_create");
     floods(NULL);
     pthread_join(thread, NULL);
+    hide(free_some, NULL);
+    say("flooded\n");
+    while (!access(file, F_OK))
+        usleep(1000);
+    hide(make_some, NULL);
+    hide(free_some, NULL);
+    if (!clean)
+        hide(lose_one, NULL);
+    truth.drops_allowed = 1;
+    truth.frames_unknown = 1;
+    truth_print();
+    return 0;
+}
+
+static int last(const char *file)
+{
+    hide(make_some, NULL);
+    for (int i = 0; i < 3; i++)
+        hide(lose_one, NULL);
+    say("ready\n");
+    while (access(file, F_OK))
+        usleep(1000);
+    hide(free_some, NULL);
+    hide(lose_one, NULL);
     truth_print();
     return 0;
 }
@@ -146,6 +195,8 @@ int main(int argc, char **argv)
     if (mode_is(argc, argv, "endless") && argc > 2)
         return endless(argv[2]);
     if (mode_is(argc, argv, "flood") && argc > 2)
-        return flood(argv[2]);
+        return flood(argv[2], argc > 3 && !strcmp(argv[3], "clean"));
+    if (mode_is(argc, argv, "last") && argc > 2)
+        return last(argv[2]);
     return steady(argc > 2 && !strcmp(argv[2], "clean"));
 }
