@@ -6,7 +6,7 @@ use std::process::Command;
 use avleak_tests::avleak::{LIMIT, Outcome, Run};
 use avleak_tests::golang::{Toolchain, default_toolchain, other_toolchains};
 use avleak_tests::truth::{self, functions, groups, number};
-use avleak_tests::{avleak_binary, process, scratch};
+use avleak_tests::{avleak_binary, avutil, process, repository, scratch};
 use serde_json::Value;
 
 const STRIPPED: &[&str] = &["-ldflags=-s -w"];
@@ -120,5 +120,34 @@ fn goroutines_that_hold_frames_are_shown() {
 fn a_go_program_is_judged_however_it_ends() {
     for how in ["return", "exit", "panic", "panic-elsewhere", "sigterm", "segv"] {
         checked(&frames(), &["end", how]);
+    }
+}
+
+/// purego's callers: from assembly on g0 through reflection to the program. Versions beside each other are told apart.
+#[test]
+fn without_cgo() {
+    let purego = repository().join("build/purego/src/github.com/ebitengine/purego/go.mod");
+    if !purego.is_file() {
+        assert!(std::env::var_os("AVLEAK_GO_ALL").is_none(), "scripts/setup.sh go unpacks purego into build/purego");
+        println!("left out: {} is not there (scripts/setup.sh go)", purego.display());
+        return;
+    }
+    let (ours, wheels) = (avutil::of_the_system(), avutil::of_the_wheel().display().to_string());
+    for (suffix, arguments) in [("", &[][..]), ("-stripped", STRIPPED)] {
+        let program = default_toolchain().program("pure", suffix, arguments);
+        for libraries in [ours.clone(), wheels.clone(), format!("{ours},{wheels}")] {
+            for (how, held) in [("lose", 0), ("hold", 1000), ("clean", 0)] {
+                let outcome = checked(&program, &[&libraries, how]);
+                let report = outcome.report();
+                assert!(number(&report["totals"]["still_reachable"]["frames"]) >= held, "{report:#}");
+                assert_eq!(report["completeness"]["notes"], Value::Array(Vec::new()), "{report:#}");
+                for group in groups(report, "AVFrame").filter(|group| group["leak"] == true) {
+                    let names = functions(&group["stack"]);
+                    for function in ["main.newPicture", "main.decode", "main.main", "runtime.goexit"] {
+                        assert!(names.contains(&function), "{function}: {names:?}");
+                    }
+                }
+            }
+        }
     }
 }

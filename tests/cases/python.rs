@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use avleak_tests::avleak::{Outcome, Run};
 use avleak_tests::suite::tool;
 use avleak_tests::truth::{groups, number};
-use avleak_tests::{media, repository, scratch};
+use avleak_tests::{avutil, media, repository, scratch};
 use serde_json::Value;
 
 /// A way through Python: function and line, innermost first; and how often it was gone.
@@ -134,11 +134,7 @@ fn two_ffmpegs_in_one_process() {
 /// ctypes calls through libffi, whose frames no other function's are like. Strict: as above.
 #[test]
 fn ctypes() {
-    let avutil = std::fs::read_dir("/usr/lib/x86_64-linux-gnu").expect("the libraries").filter_map(Result::ok);
-    let avutil = avutil.map(|entry| entry.file_name()).find(|name| {
-        name.to_str().and_then(|name| name.strip_prefix("libavutil.so.")).is_some_and(|rest| !rest.contains('.'))
-    });
-    let avutil = avutil.expect("libavutil.so.N");
+    let avutil = OsString::from(avutil::of_the_system());
     for (times, options) in [(0u64, &[][..]), (3, &[]), (3, &["--no-python"])] {
         let outcome = run("/usr/bin/python3".into(), "by_ctypes.py", [avutil.clone(), times.to_string().into()])
             .options(options)
