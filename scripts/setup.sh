@@ -2,7 +2,7 @@
 # Installs what avleak's build, demo and tests need on Debian 12 or later. Idempotent; quick when all is there.
 #   setup.sh           what the build and the demo need
 #   setup.sh tests     what the tests need as well
-#   setup.sh go        five more versions of Go in build/go, for `make test-all`
+#   setup.sh go        five more versions of Go in build/go, purego in build/purego: for `make test-all`
 #   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
 #   setup.sh dist      what `make dist` needs: zig, cargo-zigbuild and cargo-deb in build/dist
 #   setup.sh matrix    the same, and what makes roots of other Debians
@@ -98,6 +98,26 @@ if [ "${1:-}" = go ]; then
             mv "$folder/.part" "$folder/$version"
         fi
     done
+    # No module proxy is asked: Debian's newest has the source as a package, which is unpacked and not installed.
+    folder=$(realpath -m "$folder/../purego")
+    if [ ! -e "$folder/src/github.com/ebitengine/purego/go.mod" ]; then
+        echo "setup.sh: unpacking purego into build/purego"
+        rm -rf "${folder:?}"
+        mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+        # shellcheck disable=SC2016 # apt's own variables
+        mirror=$(apt-get indextargets --format '$(LABEL)|$(CREATED_BY)|$(REPO_URI)' | sed -n 's/^Debian|Packages|//p' | head -n 1)
+        [ -n "$mirror" ] || { echo "setup.sh: apt knows no mirror of Debian: run apt-get update" >&2; exit 1; }
+        echo "deb $mirror sid main" >"$folder/apt/sources.list"
+        # A mirror that stands still has lists that have expired; they are still signed. As root apt becomes a user who may not write here.
+        apart=(-o "Dir::Etc::SourceList=$folder/apt/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$folder/apt/lists"
+            -o "Dir::Cache=$folder/apt/cache" -o Acquire::Check-Valid-Until=false -o "APT::Sandbox::User=$(id -un)"
+            -o APT::Get::List-Cleanup=0)
+        apt-get "${apart[@]}" -qq update </dev/null
+        (cd "$folder/apt" && apt-get "${apart[@]}" -qq download golang-github-ebitengine-purego-dev </dev/null)
+        dpkg-deb -x "$folder"/apt/*.deb "$folder/part"
+        mv "$folder/part/usr/share/gocode/src" "$folder/src"
+        rm -rf "${folder:?}/apt" "${folder:?}/part"
+    fi
 fi
 if [ "${1:-}" = bench ]; then
     venv=$(dirname "$0")/../build/bench/venv

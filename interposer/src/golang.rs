@@ -8,9 +8,11 @@
 //! in C (runtime/stack.go, `isShrinkStackSafe`): what was once seen to be mapped there stays readable. A range is taken for Go's heap only
 //! where a frame pointer of Go code led there and a return address into Go code was found.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::elf::Layout;
+use crate::file::File;
 use crate::stacks::{self, StackRange};
 use crate::sys;
 use crate::unwind::Registers;
@@ -33,23 +35,23 @@ pub fn code_of(layout: &Layout, name: &[u8]) -> Code {
 }
 
 fn find_code(layout: &Layout, name: &[u8]) -> Option<Code> {
-    let file = OwnFile::open(name)?;
+    let file = file_of(name)?;
     let mut header = [0; 64];
-    file.read(&mut header, 0)?;
+    whole(&file, &mut header, 0)?;
     let (at, size, count, names) =
         (word(&header, 40), half(&header, 58), usize::from(half(&header, 60)), usize::from(half(&header, 62)));
     if header[..4] != *b"\x7fELF" || size != 64 || count > SECTIONS || names >= count {
         return None;
     }
     let mut one = [0; 64];
-    file.read(&mut one, at + 64 * names as u64)?;
+    whole(&file, &mut one, at + 64 * names as u64)?;
     let strings = word(&one, 24);
     let (mut table, mut module) = (0, 0);
     for index in 0..count {
-        file.read(&mut one, at + 64 * index as u64)?;
+        whole(&file, &mut one, at + 64 * index as u64)?;
         let mut text = [0; 24];
         // The last names may end before so many bytes do.
-        file.read_some(&mut text, strings + u64::from(u32_of(&one, 0)));
+        file.read(strings + u64::from(u32_of(&one, 0)), &mut text);
         let is = |name: &[u8]| text.starts_with(name) && text[name.len()] == 0;
         if is(b".gopclntab") || is(b".data.rel.ro.gopclntab") {
             table = layout.base.wrapping_add(word(&one, 16));
@@ -65,7 +67,7 @@ fn find_code(layout: &Layout, name: &[u8]) -> Option<Code> {
     let known = [table, table.wrapping_add(word(&bytes, 32))];
     if module == 0 {
         for index in 0..count {
-            file.read(&mut one, at + 64 * index as u64)?;
+            whole(&file, &mut one, at + 64 * index as u64)?;
             // SHT_PROGBITS, SHF_WRITE and SHF_ALLOC.
             if u32_of(&one, 4) == 1 && word(&one, 8) & 3 == 3 && word(&one, 32) <= MOST_DATA {
                 module = search(layout.base.wrapping_add(word(&one, 16)), word(&one, 32), known).unwrap_or(module);
@@ -114,41 +116,17 @@ fn half(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u16::from_le_bytes(*bytes))
 }
 
-/// A file of this process, open for a moment.
-struct OwnFile(i32);
-
-impl OwnFile {
-    /// Of a module by the loader's name for it, which is empty for the program itself.
-    fn open(name: &[u8]) -> Option<Self> {
-        let mut path = [0; 512];
-        let name = if name.is_empty() { b"/proc/self/exe" } else { name };
-        path.get_mut(..name.len())?.copy_from_slice(name);
-        if path[511] != 0 {
-            return None;
-        }
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-        // SAFETY: a path that ends with a NUL; no cancellation point, as glibc's open would be.
-        let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) } as i32;
-        (fd >= 0).then_some(Self(fd))
-    }
-
-    /// All of `into`, from byte `at` of the file.
-    fn read(&self, into: &mut [u8], at: u64) -> Option<()> {
-        (self.read_some(into, at) == into.len()).then_some(())
-    }
-
-    fn read_some(&self, into: &mut [u8], at: u64) -> usize {
-        // SAFETY: writes at most `into.len()` bytes to it.
-        let got = unsafe { libc::syscall(libc::SYS_pread64, self.0, into.as_mut_ptr(), into.len(), at) };
-        usize::try_from(got).unwrap_or(0)
-    }
+/// The file of a module, by the loader's name for it, which is empty for the program itself.
+fn file_of(name: &[u8]) -> Option<File> {
+    let mut path = [0; 512];
+    let name = if name.is_empty() { b"/proc/self/exe" } else { name };
+    path.get_mut(..name.len())?.copy_from_slice(name);
+    File::open(CStr::from_bytes_until_nul(&path).ok()?)
 }
 
-impl Drop for OwnFile {
-    fn drop(&mut self) {
-        // SAFETY: opened by us, and nobody else's.
-        unsafe { libc::syscall(libc::SYS_close, self.0) };
-    }
+/// All of `into`, from byte `at` of the file.
+fn whole(file: &File, into: &mut [u8], at: u64) -> Option<()> {
+    (file.read(at, into) == into.len()).then_some(())
 }
 
 const RANGES: usize = 16;

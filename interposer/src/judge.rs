@@ -5,8 +5,7 @@
 
 use core::ffi::CStr;
 
-use crate::sandbox::{self, Call};
-use crate::sys;
+use crate::file::File;
 
 /// Scripts that name scripts as interpreters: the kernel's own limit.
 const DEPTH: usize = 5;
@@ -26,9 +25,6 @@ const LONGEST: usize = 15;
 
 /// True also where nothing is known of it: the kernel and ld.so will tell.
 pub fn bears_preload(path: &CStr) -> bool {
-    if [Call::Openat, Call::Close].into_iter().any(sandbox::kills) {
-        return true;
-    }
     let mut start = [0u8; START];
     let mut interpreter = [0u8; START];
     for depth in 0..DEPTH {
@@ -48,35 +44,10 @@ pub fn bears_preload(path: &CStr) -> bool {
     true
 }
 
-/// An open file; closed with this.
-struct File(i32);
-
-impl File {
-    fn open(path: &CStr) -> Option<Self> {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-        // SAFETY: a NUL-terminated path; raw: glibc's open is a cancellation point.
-        let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) } as i32;
-        (fd >= 0).then_some(Self(fd))
-    }
-
-    /// How many bytes at `offset` were there.
-    fn read(&self, offset: u64, into: &mut [u8]) -> usize {
-        // SAFETY: writes at most the buffer's length.
-        let got = unsafe { libc::syscall(libc::SYS_pread64, self.0, into.as_mut_ptr(), into.len(), offset) };
-        usize::try_from(got).unwrap_or(0)
-    }
-
-    fn word(&self, offset: u64) -> u64 {
-        let mut bytes = [0; 8];
-        self.read(offset, &mut bytes);
-        u64::from_le_bytes(bytes)
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        sys::close(self.0);
-    }
+fn word_at(file: &File, offset: u64) -> u64 {
+    let mut bytes = [0; 8];
+    file.read(offset, &mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 fn elf_bears_preload(file: &File, start: &[u8; START]) -> bool {
@@ -94,8 +65,9 @@ fn elf_bears_preload(file: &File, start: &[u8; START]) -> bool {
     let word = |at: usize| u64::from_le_bytes(start[at..at + 8].try_into().unwrap_or_default());
     let (headers, size, count) = (word(32), u64::from(half(54)), u64::from(half(56)).min(64));
     let header = |index: u64| headers.saturating_add(index * size);
-    let kind = |index: u64| file.word(header(index)) as u32;
-    let part = |index: u64| (file.word(header(index).saturating_add(8)), file.word(header(index).saturating_add(32)));
+    let kind = |index: u64| word_at(file, header(index)) as u32;
+    let part =
+        |index: u64| (word_at(file, header(index).saturating_add(8)), word_at(file, header(index).saturating_add(32)));
     let Some(interpreter) = (0..count).find(|&index| kind(index) == libc::PT_INTERP) else { return true };
     let (at, bytes) = part(interpreter);
     let mut name = [0u8; START];
@@ -108,14 +80,16 @@ fn elf_bears_preload(file: &File, start: &[u8; START]) -> bool {
     let (at, bytes) = part(dynamic);
     let entries = || {
         (0..(bytes / 16).min(1024))
-            .map(move |index| (file.word(at.saturating_add(16 * index)), file.word(at.saturating_add(16 * index + 8))))
+            .map(move |index| {
+                (word_at(file, at.saturating_add(16 * index)), word_at(file, at.saturating_add(16 * index + 8)))
+            })
             .take_while(|&(tag, _)| tag != 0)
     };
     // DT_STRTAB, DT_STRSZ, DT_NEEDED (elf.h).
     let of = |wanted: u64| entries().find(|&(tag, _)| tag == wanted).map(|(_, value)| value);
     let (Some(address), Some(length)) = (of(5), of(10)) else { return true };
     let offset_of = |index: u64| {
-        let (from, start, bytes) = (part(index).0, file.word(header(index).saturating_add(16)), part(index).1);
+        let (from, start, bytes) = (part(index).0, word_at(file, header(index).saturating_add(16)), part(index).1);
         (kind(index) == libc::PT_LOAD && (start..start.saturating_add(bytes)).contains(&address))
             .then(|| from.saturating_add(address - start))
     };

@@ -23,6 +23,7 @@ mod arm;
 mod control;
 mod elf;
 mod exec;
+mod file;
 mod foreign;
 mod golang;
 mod hooks;

@@ -51,10 +51,17 @@ pub enum Call {
     Wait,
     Socketpair,
     Access,
+    Pread,
+    Read,
+    Mmap,
+    Munmap,
+    Getpid,
+    Pending,
+    TimedWait,
 }
 
 /// Number, name, and the arguments that a filter may look at.
-const CALLS: [(c_long, &str, [u64; 4]); 31] = [
+const CALLS: [(c_long, &str, [u64; 4]); 38] = [
     (libc::SYS_process_vm_readv, "process_vm_readv", [0; 4]),
     (libc::SYS_process_vm_writev, "process_vm_writev", [0; 4]),
     (libc::SYS_gettid, "gettid", [0; 4]),
@@ -90,10 +97,21 @@ const CALLS: [(c_long, &str, [u64; 4]); 31] = [
     (libc::SYS_wait4, "wait4", [0; 4]),
     (libc::SYS_socketpair, "socketpair", [libc::AF_UNIX as u64, 0, 0, 0]),
     (libc::SYS_access, "access", [0; 4]),
+    (libc::SYS_pread64, "pread64", [3, 0, 0, 0]),
+    (libc::SYS_read, "read", [3, 0, 0, 0]),
+    (
+        libc::SYS_mmap,
+        "mmap",
+        [0, 0, (libc::PROT_READ | libc::PROT_WRITE) as u64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64],
+    ),
+    (libc::SYS_munmap, "munmap", [0; 4]),
+    (libc::SYS_getpid, "getpid", [0; 4]),
+    (libc::SYS_rt_sigpending, "rt_sigpending", [0; 4]),
+    (libc::SYS_rt_sigtimedwait, "rt_sigtimedwait", [0; 4]),
 ];
 
 /// What arming calls in any case, and what it calls besides where it starts an analyzer.
-const ARMING: [Call; 14] = [
+const ARMING: [Call; 17] = [
     Call::MemfdCreate,
     Call::Ftruncate,
     Call::Fcntl,
@@ -108,6 +126,9 @@ const ARMING: [Call; 14] = [
     Call::Close,
     Call::Mprotect,
     Call::Madvise,
+    Call::Mmap,
+    Call::Munmap,
+    Call::Getpid,
 ];
 const STARTING: [Call; 5] = [Call::Clone, Call::Wait, Call::Socketpair, Call::Access, Call::Mask];
 
@@ -354,8 +375,8 @@ mod tests {
     fn each_call_is_at_its_own_place() {
         let at = |call: Call| CALLS[call as usize].1;
         assert_eq!(
-            (at(Call::Readv), at(Call::Write), at(Call::MemfdCreate), at(Call::Access)),
-            ("process_vm_readv", "write", "memfd_create", "access")
+            (at(Call::Readv), at(Call::Write), at(Call::MemfdCreate), at(Call::TimedWait)),
+            ("process_vm_readv", "write", "memfd_create", "rt_sigtimedwait")
         );
     }
 }

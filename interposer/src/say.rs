@@ -65,7 +65,7 @@ pub fn line(cause: Cause, text: fmt::Arguments<'_>) {
 /// A write to a pipe that nobody reads (SIGPIPE), or to a file beyond RLIMIT_FSIZE (SIGXFSZ), would end a host that never writes there:
 /// such a signal, which goes to the thread that writes, is taken back before anybody sees it.
 fn unsignalled(work: impl FnOnce()) {
-    if sandbox::kills(Call::Mask) {
+    if [Call::Mask, Call::Pending, Call::TimedWait].into_iter().any(sandbox::kills) {
         return;
     }
     // SAFETY: plain calls on values of ours; the thread's mask is put back as it was.

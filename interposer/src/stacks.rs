@@ -56,7 +56,7 @@ pub fn own() -> Own {
         return Own::Later;
     }
     // glibc asks for the thread's processors as well.
-    if sandbox::kills(Call::Gettid) || sandbox::kills(Call::Affinity) {
+    if [Call::Gettid, Call::Getpid, Call::Affinity].into_iter().any(sandbox::kills) {
         return Own::Unknown;
     }
     // SAFETY: plain calls on values of ours. The attribute's own allocations pass through the guarded hooks.
@@ -99,7 +99,7 @@ pub fn near_range(sp: u64) -> Option<StackRange> {
 
 /// Asks /proc/self/maps. No allocation, no stdio, no lock.
 pub fn mapping_of(sp: u64) -> Option<StackRange> {
-    if sandbox::kills(Call::Openat) || sandbox::kills(Call::Close) {
+    if [Call::Openat, Call::Read, Call::Close].into_iter().any(sandbox::kills) {
         return None;
     }
     // SAFETY: plain system calls on a path and a buffer of ours.

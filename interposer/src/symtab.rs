@@ -1,12 +1,12 @@
 //! Whether an object's file has a function in its full symbol table: FFmpeg that is linked into a program or a plug-in has no
 //! dynamic symbol to know it by.
 //!
-//! The file is read by system calls into a mapping of ours that goes again: no allocation, no large stack, and a file that is cut
-//! meanwhile gives a short read, not SIGBUS. Every size in it is bounded.
+//! The file is read by system calls into a mapping of ours that goes again: no allocation, no large stack. Every size in it is bounded.
 
 use core::ffi::CStr;
 
-use crate::sys;
+use crate::file::File;
+use crate::sandbox::{self, Call};
 
 /// Bytes of the file that are looked at at a time.
 const WINDOW: usize = 64 << 10;
@@ -23,12 +23,10 @@ const SYMBOL_BYTES: usize = size_of::<libc::Elf64_Sym>();
 /// table, or the file cannot be read.
 pub fn defines(path: &CStr, name: &CStr) -> bool {
     let path = if path.is_empty() { c"/proc/self/exe" } else { path };
-    // SAFETY: a NUL-terminated path.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if fd < 0 {
+    if [Call::Mmap, Call::Munmap].into_iter().any(sandbox::kills) {
         return false;
     }
+    let Some(file) = File::open(path) else { return false };
     // SAFETY: a new anonymous mapping.
     let window = unsafe {
         libc::mmap(
@@ -44,58 +42,31 @@ pub fn defines(path: &CStr, name: &CStr) -> bool {
     if window != libc::MAP_FAILED {
         // SAFETY: WINDOW bytes of ours, zero at first, until the munmap below.
         let bytes = unsafe { core::slice::from_raw_parts_mut(window.cast::<u8>(), WINDOW) };
-        found = search(&File(fd as i32), bytes, name.to_bytes_with_nul()).is_some();
+        found = search(&file, bytes, name.to_bytes_with_nul()).is_some();
         // SAFETY: the mapping made above.
         unsafe { libc::munmap(window, WINDOW) };
     }
-    sys::close(fd as i32);
     found
 }
 
-struct File(i32);
-
-impl File {
-    /// Fills `into` from `offset` on as far as the file goes.
-    fn read(&self, offset: u64, into: &mut [u8]) -> usize {
-        let mut done = 0;
-        while done < into.len() {
-            // SAFETY: writes at most the slice's length.
-            let got = unsafe {
-                libc::syscall(
-                    libc::SYS_pread64,
-                    self.0,
-                    into.as_mut_ptr().add(done),
-                    into.len() - done,
-                    offset.saturating_add(done as u64) as i64,
-                )
-            };
-            if got <= 0 {
-                break;
-            }
-            done += got as usize;
-        }
-        done
-    }
-
-    /// A C structure of plain numbers.
-    fn structure<T: Copy>(&self, offset: u64) -> Option<T> {
-        let mut value = core::mem::MaybeUninit::<T>::zeroed();
-        // SAFETY: the bytes of the value, which any bytes are valid for: headers of plain numbers.
-        let view = unsafe { core::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
-        // SAFETY: zeroed, then filled.
-        (self.read(offset, view) == size_of::<T>()).then(|| unsafe { value.assume_init() })
-    }
+/// A C structure of plain numbers at `offset`.
+fn structure<T: Copy>(file: &File, offset: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: the bytes of the value, which any bytes are valid for: headers of plain numbers.
+    let view = unsafe { core::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
+    // SAFETY: zeroed, then filled.
+    (file.read(offset, view) == size_of::<T>()).then(|| unsafe { value.assume_init() })
 }
 
 /// `Some` where the table defines `name`, which ends with its NUL.
 fn search(file: &File, window: &mut [u8], name: &[u8]) -> Option<()> {
-    let header: libc::Elf64_Ehdr = file.structure(0)?;
+    let header: libc::Elf64_Ehdr = structure(file, 0)?;
     if header.e_ident[..5] != *b"\x7fELF\x02" || usize::from(header.e_shentsize) != size_of::<libc::Elf64_Shdr>() {
         return None;
     }
     let section = |index: u64| -> Option<libc::Elf64_Shdr> {
         (index < u64::from(header.e_shnum).min(MOST_SECTIONS)).then_some(())?;
-        file.structure(header.e_shoff.checked_add(index * size_of::<libc::Elf64_Shdr>() as u64)?)
+        structure(file, header.e_shoff.checked_add(index * size_of::<libc::Elf64_Shdr>() as u64)?)
     };
     let symbols = (0..u64::from(header.e_shnum)).map_while(section).find(|section| section.sh_type == SHT_SYMTAB)?;
     let strings = section(symbols.sh_link.into())?;
@@ -216,14 +187,14 @@ mod tests {
             let mut text = vec![b'x'; filler];
             text.extend_from_slice(b"\0av_frame_alloc\0yyyy\0");
             std::fs::write(&folder, &text).expect("a file");
-            let file = std::fs::File::open(&folder).expect("the file");
             // SAFETY: all numbers, of which zero is one.
             let mut strings: libc::Elf64_Shdr = unsafe { core::mem::zeroed() };
             strings.sh_size = text.len() as u64;
             let mut offsets = [0; MOST_OFFSETS];
             let mut window = vec![0; WINDOW];
-            let raw = File(std::os::fd::AsRawFd::as_raw_fd(&file));
-            let count = find_name(&raw, &mut window, &strings, b"av_frame_alloc\0", &mut offsets);
+            let path = std::ffi::CString::new(folder.to_str().expect("UTF-8")).expect("no NUL");
+            let file = File::open(&path).expect("the file");
+            let count = find_name(&file, &mut window, &strings, b"av_frame_alloc\0", &mut offsets);
             assert_eq!(offsets[..count].first(), Some(&(filler as u32 + 1)), "with {filler} bytes before it");
         }
         std::fs::remove_file(&folder).expect("the file again");

@@ -1,10 +1,12 @@
 //! Go programs: what only their own heap holds, who called, what goroutines hold, however they end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use avleak_tests::avleak::{Outcome, Run};
+use avleak_tests::avleak::{LIMIT, Outcome, Run};
 use avleak_tests::golang::{Toolchain, default_toolchain, other_toolchains};
 use avleak_tests::truth::{self, functions, groups, number};
+use avleak_tests::{avleak_binary, avutil, process, repository, scratch};
 use serde_json::Value;
 
 const STRIPPED: &[&str] = &["-ldflags=-s -w"];
@@ -13,8 +15,8 @@ fn frames() -> PathBuf {
     default_toolchain().program("frames", "", &[])
 }
 
-fn checked(program: &PathBuf, arguments: &[&str]) -> Outcome {
-    let mut command = vec![program.clone().into_os_string()];
+fn checked(program: &Path, arguments: &[&str]) -> Outcome {
+    let mut command = vec![program.as_os_str().to_owned()];
     command.extend(arguments.iter().map(Into::into));
     let outcome = Run::new(command).finish();
     truth::check(&outcome);
@@ -22,7 +24,7 @@ fn checked(program: &PathBuf, arguments: &[&str]) -> Outcome {
 }
 
 /// Of 1,000 frames each at most 3 % are hidden, without a collection.
-fn lost_and_held(program: &PathBuf) {
+fn lost_and_held(program: &Path) {
     for how in ["error", "clones", "worker", "batch"] {
         checked(program, &["lose", how]);
     }
@@ -102,7 +104,11 @@ fn goroutines_that_hold_frames_are_shown() {
     assert_eq!(group["state"], "chan receive", "{group:#}");
     assert!(functions(&group["stack"]).contains(&"main.park"), "{group:#}");
     assert!(is_at(&group["created_by"], "main.hold"), "{group:#}");
-    let text = &outcome.finished.stderr;
+    let folder = scratch();
+    let file = folder.path().join("report.json");
+    std::fs::write(&file, outcome.document.to_string()).expect("a report");
+    let shown = process::run(Command::new(avleak_binary()).arg("report").arg(&file), LIMIT).expect_success();
+    let text = shown.text();
     assert!(text.contains("1,000 of ") && text.contains("1,000 × chan receive"), "{text}");
     // What a variable holds is no goroutine's.
     let outcome = checked(&frames(), &["hold", "map"]);
@@ -114,5 +120,34 @@ fn goroutines_that_hold_frames_are_shown() {
 fn a_go_program_is_judged_however_it_ends() {
     for how in ["return", "exit", "panic", "panic-elsewhere", "sigterm", "segv"] {
         checked(&frames(), &["end", how]);
+    }
+}
+
+/// purego's callers: from assembly on g0 through reflection to the program. Versions beside each other are told apart.
+#[test]
+fn without_cgo() {
+    let purego = repository().join("build/purego/src/github.com/ebitengine/purego/go.mod");
+    if !purego.is_file() {
+        assert!(std::env::var_os("AVLEAK_GO_ALL").is_none(), "scripts/setup.sh go unpacks purego into build/purego");
+        println!("left out: {} is not there (scripts/setup.sh go)", purego.display());
+        return;
+    }
+    let (ours, wheels) = (avutil::of_the_system(), avutil::of_the_wheel().display().to_string());
+    for (suffix, arguments) in [("", &[][..]), ("-stripped", STRIPPED)] {
+        let program = default_toolchain().program("pure", suffix, arguments);
+        for libraries in [ours.clone(), wheels.clone(), format!("{ours},{wheels}")] {
+            for (how, held) in [("lose", 0), ("hold", 1000), ("clean", 0)] {
+                let outcome = checked(&program, &[&libraries, how]);
+                let report = outcome.report();
+                assert!(number(&report["totals"]["still_reachable"]["frames"]) >= held, "{report:#}");
+                assert_eq!(report["completeness"]["notes"], Value::Array(Vec::new()), "{report:#}");
+                for group in groups(report, "AVFrame").filter(|group| group["leak"] == true) {
+                    let names = functions(&group["stack"]);
+                    for function in ["main.newPicture", "main.decode", "main.main", "runtime.goexit"] {
+                        assert!(names.contains(&function), "{function}: {names:?}");
+                    }
+                }
+            }
+        }
     }
 }

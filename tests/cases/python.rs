@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use avleak_tests::avleak::{Outcome, Run};
 use avleak_tests::suite::tool;
 use avleak_tests::truth::{groups, number};
-use avleak_tests::{media, repository, scratch};
+use avleak_tests::{avutil, media, repository, scratch};
 use serde_json::Value;
 
 /// A way through Python: function and line, innermost first; and how often it was gone.
@@ -112,12 +112,14 @@ fn what_python_objects_hold_is_reachable() {
     assert_eq!(elsewhere, [0, 0, 0], "{totals:#}");
 }
 
-/// The one packet was held by a dead object that its type keeps for the next use.
+/// The one packet was held by a dead object that its type keeps for the next use. Strict: that a number in memory older than avleak
+/// looks like an address of the middle of a packet is a matter of where the kernel puts the heap, and was seen once in some tens of runs.
 #[test]
 fn two_ffmpegs_in_one_process() {
     for times in [0, 1, 5] {
-        let outcome =
-            run(python(), "two_ffmpegs.py", [media("short.mp4").into_os_string(), times.to_string().into()]).finish();
+        let outcome = run(python(), "two_ffmpegs.py", [media("short.mp4").into_os_string(), times.to_string().into()])
+            .level("strict")
+            .finish();
         let report = outcome.report();
         assert_eq!(outcome.finished.code(), i32::from(times > 0), "{times}: {:#}", report["leaks"]);
         assert_eq!(number(&report["leaks"]["packets"]), times, "{:#}", report["leaks"]);
@@ -129,17 +131,14 @@ fn two_ffmpegs_in_one_process() {
     }
 }
 
-/// ctypes calls through libffi, whose frames no other function's are like.
+/// ctypes calls through libffi, whose frames no other function's are like. Strict: as above.
 #[test]
 fn ctypes() {
-    let avutil = std::fs::read_dir("/usr/lib/x86_64-linux-gnu").expect("the libraries").filter_map(Result::ok);
-    let avutil = avutil.map(|entry| entry.file_name()).find(|name| {
-        name.to_str().and_then(|name| name.strip_prefix("libavutil.so.")).is_some_and(|rest| !rest.contains('.'))
-    });
-    let avutil = avutil.expect("libavutil.so.N");
+    let avutil = OsString::from(avutil::of_the_system());
     for (times, options) in [(0u64, &[][..]), (3, &[]), (3, &["--no-python"])] {
         let outcome = run("/usr/bin/python3".into(), "by_ctypes.py", [avutil.clone(), times.to_string().into()])
             .options(options)
+            .level("strict")
             .env("AVLEAK_OPTIONS", "verify=1")
             .finish();
         let report = outcome.report();

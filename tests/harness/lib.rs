@@ -5,6 +5,7 @@
 //! everything that was started is killed and the test fails.
 
 pub mod avleak;
+pub mod avutil;
 pub mod browser;
 pub mod count;
 pub mod golang;

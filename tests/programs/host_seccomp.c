@@ -13,7 +13,7 @@
 static const int forbidden[] = {
     SYS_memfd_create, SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_socket, SYS_connect, SYS_sendmsg, SYS_recvfrom,
     SYS_getsockopt, SYS_openat, SYS_ftruncate, SYS_sigaltstack, SYS_prctl, SYS_gettid, SYS_nanosleep, SYS_sched_yield,
-    SYS_mlock, SYS_munlock, SYS_ppoll, SYS_fcntl, SYS_clone, SYS_close, SYS_access,
+    SYS_mlock, SYS_munlock, SYS_ppoll, SYS_fcntl, SYS_clone, SYS_close, SYS_access, SYS_pread64,
 };
 enum { COUNT = sizeof forbidden / sizeof forbidden[0] };
 

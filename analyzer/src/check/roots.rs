@@ -2,7 +2,7 @@
 
 use avleak_wire::layout as wire;
 
-use super::go;
+use super::{go, heap};
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
 use crate::reach::roots::{RootSources, StackRange, WritableRange};
@@ -65,6 +65,7 @@ pub fn find(
     if all_stopped {
         // A thread that was not stopped is not listed, and no dead one.
         never.extend(dead_stacks(maps, threads, memory, touched));
+        never.extend(heap::free(maps, before, memory));
     }
     never.extend(
         young_arenas(maps, before, memory)

@@ -56,7 +56,7 @@ pub fn find(memory: &dyn Memory, variables: TargetRange, layout: &Layout) -> Lis
     }
     for three in words.windows(3) {
         let [start, length, capacity] = [three[0], three[1], three[2]];
-        let plausible = start >= 4096 && start < 1 << 56 && start.is_multiple_of(8) && length > 0;
+        let plausible = (4096..1 << 56).contains(&start) && start.is_multiple_of(8) && length > 0;
         if !plausible || length > capacity || capacity > LONGEST {
             continue;
         }
@@ -130,7 +130,7 @@ fn is_goroutine(memory: &dyn Memory, at: u64, layout: &Layout) -> Option<bool> {
 }
 
 fn pointer(at: u64) -> Option<u64> {
-    (at >= 4096 && at < 1 << 56 && at.is_multiple_of(8)).then_some(at)
+    ((4096..1 << 56).contains(&at) && at.is_multiple_of(8)).then_some(at)
 }
 
 pub(super) fn byte(memory: &dyn Memory, at: u64) -> Option<u8> {

@@ -13,12 +13,16 @@ const GROUPS: usize = 5;
 /// Frames of a goroutine's stack that are shown.
 const FRAMES: usize = 4;
 
-/// Writes them; nothing where none holds anything.
+/// Does any hold something?
+pub(super) fn any(report: &Report) -> bool {
+    report.go.as_ref().is_some_and(|go| !go.holding.is_empty())
+}
+
+/// Writes them, where there are [`any`].
 pub(super) fn write(page: &mut Page, report: &Report, all: bool) {
-    let Some(go) = report.go.as_ref().filter(|go| !go.holding.is_empty()) else { return };
+    let Some(go) = &report.go else { return };
     let holders: u64 = go.holding.iter().map(|group| group.count).sum();
     let text = format!("{} of {} goroutines hold frames or packets:", grouped(holders), grouped(go.goroutines));
-    page.blank();
     page.line(1, &Line::of(Role::Strong, text));
     let shown = if all { go.holding.len() } else { go.holding.len().min(GROUPS) };
     for group in &go.holding[..shown] {

@@ -48,13 +48,20 @@ pub(super) fn whose(frame: &Frame) -> Whose {
     ]) || is_interpreter(module)
         || matches!(function, "_start" | "__libc_start_main" | "crosscall1" | "crosscall2")
         || function_is(&["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__gnu_cxx::", "__rust_"])
-        || function_is(&["runtime.", "runtime/cgo", "_cgo_", "_cgoexp_"])
-        || function.contains("._Cfunc_")
+        || is_gos_way_to_c(function, frame.file.as_deref().unwrap_or(""))
     {
         Whose::Runtime
     } else {
         Whose::Own
     }
+}
+
+/// Go's runtime, what cgo wrote, and purego, which does without cgo by means of reflection.
+fn is_gos_way_to_c(function: &str, file: &str) -> bool {
+    ["runtime.", "runtime/cgo", "_cgo_", "_cgoexp_", "reflect."].iter().any(|prefix| function.starts_with(prefix))
+        || function.contains("._Cfunc_")
+        || function.contains("/ebitengine/purego")
+        || file.contains("/ebitengine/purego") && file.ends_with(".s")
 }
 
 /// `libpython3.12.so.1.0`, `python3.11`, `python`: the interpreter's C code.
@@ -377,7 +384,11 @@ mod tests {
     fn a_language_runtime_is_not_to_blame() {
         let go = ["runtime.cgocall", "main._Cfunc_av_frame_alloc", "main.decode", "runtime.main"];
         let stack: Vec<Frame> = go.iter().map(|name| own(name, "main.go", 9)).collect();
-        assert_eq!(own_frame(&stack).map(name).as_deref(), Some("main._Cfunc_av_frame_alloc"));
+        assert_eq!(own_frame(&stack).map(name).as_deref(), Some("main.decode"));
+        let purego = ["syscallX", "runtime.cgocall", "github.com/ebitengine/purego.RegisterFunc.func4", "main.decode"];
+        let file = "/src/github.com/ebitengine/purego@v0.9.0/sys_amd64.s";
+        let stack: Vec<Frame> = purego.iter().map(|name| own(name, file, 9)).collect();
+        assert_eq!(own_frame(&stack).map(name).as_deref(), Some("main.decode"));
         let rust = [own("core::ops::function::FnOnce::call_once", "f.rs", 1), own("app::take", "app.rs", 2)];
         assert_eq!(own_frame(&rust).map(name).as_deref(), Some("app::take"));
     }

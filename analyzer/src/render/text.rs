@@ -145,7 +145,10 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
             }
             page.words(8, 8, &Line::of(Role::Plain, facts));
             gate::write(page, report.gate.as_ref(), 8, false);
-            goroutines::write(page, report, options.all);
+            if goroutines::any(report) {
+                page.blank();
+                goroutines::write(page, report, options.all);
+            }
             return summary::completeness(page, report);
         }
         Verdict::Clean => page.words(8, 8, &Line::of(Role::Plain, &report.reason)),
@@ -156,7 +159,10 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
     write_groups(page, report, options);
     gate::write(page, report.gate.as_ref(), 1, true);
     summary::totals(page, report);
-    goroutines::write(page, report, options.all);
+    if goroutines::any(report) {
+        goroutines::write(page, report, options.all);
+        page.blank();
+    }
     summary::observed(page, report);
     summary::completeness(page, report);
 }

@@ -1,6 +1,7 @@
 //! Made-up reports that tests render, validate and judge; their numbers fit together as a real report's do.
 
 use super::gated::{BaselineStatus, BaselineSummary, Gate, GoneGroup, InBaseline, SuppressionPlace, SuppressionUse};
+use super::golang::{Go, GoRuntime, GoroutineGroup};
 use super::groups::{self, GroupId};
 use super::model::*;
 use super::timeline::{Peak, PeakStack, Sample, Span, Timeline};
@@ -443,11 +444,42 @@ pub(crate) fn full() -> Report {
     });
     report.groups.push(audio);
     report.timeline = Some(timeline());
+    report.go = Some(go());
     let_through(&mut report);
     groups::sort(&mut report.groups);
     let judged = verdict::verdict(report.level, &report.leaks, &report.observed, &report.completeness);
     (report.verdict, report.reason) = (judged.verdict, judged.reason);
     report
+}
+
+/// A runtime that was searched, one that was not, and goroutines that wait with a frame each.
+fn go() -> Go {
+    let waits = GoroutineGroup {
+        state: "chan receive".to_string(),
+        count: 12,
+        example: 34,
+        frames: 12,
+        packets: 1,
+        age_min_s: 0.5,
+        age_max_s: 70.0,
+        stack: vec![own("main.park", "server/park.go", 31)],
+        created_by: Some(own("main.accept", "server/main.go", 12)),
+    };
+    let judged = GoRuntime {
+        module: "server".to_string(),
+        version: Some("go1.27".to_string()),
+        judged: true,
+        reason: None,
+        objects_reached: 4096,
+        heap_bytes: 8_388_608,
+    };
+    let other = GoRuntime {
+        module: "plugin.so".to_string(),
+        version: Some("go1.19".to_string()),
+        reason: Some("the layout of its heap is not known".to_string()),
+        ..GoRuntime::default()
+    };
+    Go { runtimes: vec![judged, other], goroutines: 40, holding: vec![waits] }
 }
 
 /// Half of the leaks are suppressed, the rest has grown.

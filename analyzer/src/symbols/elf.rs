@@ -45,6 +45,8 @@ pub(super) enum ElfError {
 pub(super) struct Identity {
     /// GNU build id; empty where there is none.
     pub build_id: Vec<u8>,
+    /// A loader finds it. Go's own linker (programs without cgo) writes one that no program header leads to.
+    pub build_id_is_loaded: bool,
     /// File name and CRC-32 of its separate debug file.
     pub debuglink: Option<(Vec<u8>, u32)>,
     /// Path and build id of the file that dwz moved shared debug information to.
@@ -93,8 +95,10 @@ pub(super) fn identify(file: &File) -> Result<Identity, ElfError> {
         }
     }
     identity.has_dwarf = dwarf && unpacked <= LARGEST_UNPACKED;
+    let loaded = build_id_by_segment(header, endian, &cache);
+    identity.build_id_is_loaded = loaded.is_some();
     if identity.build_id.is_empty() {
-        identity.build_id = build_id_by_segment(header, endian, &cache).unwrap_or_default();
+        identity.build_id = loaded.unwrap_or_default();
     }
     Ok(identity)
 }
@@ -199,7 +203,7 @@ fn altlink(data: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((data[..end].to_vec(), data[end + 1..].to_vec()))
 }
 
-/// For files whose section headers were stripped.
+/// As a loader reads it; also for files whose section headers were stripped.
 fn build_id_by_segment<'a>(header: &Header, endian: Endianness, data: &'a ReadCache<&'a File>) -> Option<Vec<u8>> {
     for segment in header.program_headers(endian, data).ok()? {
         if segment.p_type(endian) != elf::PT_NOTE || segment.p_filesz(endian) > LARGEST_NOTE {

@@ -174,7 +174,7 @@ fn is_loaded_file(module: &Module, identity: &Identity, deleted: bool) -> bool {
     // Without a build id only a difference can be proved.
     let pages = |bytes: u64| bytes.div_ceil(4096);
     !deleted
-        && identity.build_id.is_empty()
+        && !identity.build_id_is_loaded
         && (module.range.is_empty() || pages(module.range.len()).abs_diff(pages(identity.span)) <= 1)
 }
 
