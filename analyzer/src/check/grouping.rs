@@ -134,7 +134,7 @@ pub fn group(input: &mut Input<'_>) -> Found {
 
 fn frames_of(group: &Group) -> usize {
     let freed = group.freed_elsewhere.iter().map(|site| site.stack.len());
-    let holders = group.buffers.iter().flat_map(|buffers| &buffers.holders).map(|holder| holder.stack.len());
+    let holders = group.refs.iter().map(|holder| holder.stack.len());
     let chain = group.held_by.iter().map(|step| step.stack.len());
     group.stack.len() + freed.chain(holders).chain(chain).sum::<usize>()
 }

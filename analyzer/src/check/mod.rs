@@ -160,18 +160,25 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             }
             // Where events were lost, blocks may lie anywhere that nobody saw returned, and in place of blocks that were seen to go: no
             // freed memory is the allocator's then. That can hide a leak, and makes none up.
-            if subject.drained.dropped > 0 || subject.drained.corrupt_rings > 0 {
+            let missed = subject.drained.dropped > 0 || subject.drained.corrupt_rings > 0;
+            if missed {
                 subject.drained.live.returned = reach::ReturnedMap::default();
             }
             let everything = [TargetRange { start: 0, end: u64::MAX }];
-            let before = if subject.drained.dropped > 0 || subject.drained.corrupt_rings > 0 {
-                &everything[..]
-            } else {
-                &subject.writable_before[..]
-            };
+            let before = if missed { &everything[..] } else { &subject.writable_before[..] };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
-            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, *all_stopped) {
+            match look(
+                &mut subject.drained,
+                &mut blocks,
+                &memory,
+                tid,
+                threads,
+                &standing,
+                before,
+                *all_stopped,
+                missed,
+            ) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
@@ -275,6 +282,7 @@ fn look(
     standing: &Standing<'_>,
     before: &[TargetRange],
     all_stopped: bool,
+    missed: bool,
 ) -> Result<Looked, String> {
     let order = standing.order;
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
@@ -287,7 +295,8 @@ fn look(
     let golang = GoProcess::discover(tid, &maps, threads, memory);
     // Go's heap is told by tables in its constants, and is marked rather than searched: that is done on the process itself.
     let has_go = !golang.runtimes.is_empty() || !golang.unjudged.is_empty();
-    if !has_go && copy::is_worth_a_thought(&drained.live, &touched) {
+    // A copy leaves payload out, which is searched where events were missed.
+    if !has_go && !missed && copy::is_worth_a_thought(&drained.live, &touched) {
         let live = &drained.live;
         std::thread::scope(|scope| {
             let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
@@ -324,7 +333,10 @@ fn look(
         }
         None => target,
     };
-    let found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped, &golang);
+    let mut found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped, &golang);
+    if missed {
+        found.doubt_blocks(&list);
+    }
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
         searched,

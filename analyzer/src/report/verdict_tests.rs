@@ -86,10 +86,16 @@ fn clean_is_said_only_when_everything_was_seen() {
         let judged = verdict(Level::Normal, &none, &observed, &completeness);
         assert_eq!(judged.verdict, Verdict::Inconclusive, "{what}");
         assert_eq!(judged.reason, format!("no leak was found, but not everything was seen: {what}"));
-        let leaks = Totals { frames: 1, blocks: 1, ..none };
+        // One of the two may be one whose end was dropped.
+        let leaks = Totals { frames: 2, blocks: 2, ..none };
         let judged = verdict(Level::Normal, &leaks, &observed, &completeness);
-        assert_eq!(judged.verdict, Verdict::Leaks, "{what}");
-        assert!(judged.reason.starts_with("1 frame: lost; not everything was seen"), "{}", judged.reason);
+        let (expected, begin) = if completeness.corrupt_rings > 0 {
+            (Verdict::Inconclusive, "2 frames: lost as far as was seen, but")
+        } else {
+            (Verdict::Leaks, "2 frames: lost; not everything was seen")
+        };
+        assert_eq!(judged.verdict, expected, "{what}");
+        assert!(judged.reason.starts_with(begin), "{}", judged.reason);
         assert!(judged.reason.ends_with(what), "{}", judged.reason);
     }
 }
