@@ -417,6 +417,36 @@ mod tests {
         }
     }
 
+    /// Another process that has inherited the segment, say, goes on writing when all should stand still.
+    #[test]
+    fn the_end_comes_even_while_somebody_goes_on_writing() {
+        let mut worker = worker(1);
+        let only = producer(&worker, 0);
+        let (stop, written) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (stop, written) = (&stop, &written);
+            scope.spawn(move || {
+                let mut tail = 0;
+                for at in 0u64.. {
+                    while only.push(event(KIND_ALLOC, at + 1, 16 * (1 + at % 100_000)), &mut tail).is_err() {
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    }
+                    written.store(at + 1, Ordering::Relaxed);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            while worker.pass() == 0 {}
+            worker.finish();
+            stop.store(true, Ordering::Relaxed);
+        });
+        let taken = worker.live.counts.events;
+        assert!(taken > 0 && taken <= written.load(Ordering::Relaxed));
+    }
+
     #[test]
     fn an_allocation_that_never_came_into_the_ring_is_alive_at_the_end() {
         let mut worker = worker(1);
