@@ -57,8 +57,8 @@ loom: ## Explore what threads and reader may see of each other on the wire, in e
 	@CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked -p avleak-wire --test loom
 
 .PHONY: test-all
-test-all: lint loom test-bench ## Lint, explore the wire, then run every test, the storm for minutes
-	@AVLEAK_STORM_SECONDS=60 $(MAKE) --no-print-directory test
+test-all: lint loom test-bench ## Lint, explore the wire, then run every test; storm, fuzzing and kills for minutes
+	@AVLEAK_STORM_SECONDS=60 AVLEAK_KILLS=100 AVLEAK_FUZZ_SECONDS=300 $(MAKE) --no-print-directory test
 
 .PHONY: bench
 bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md

@@ -149,9 +149,17 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             if !all_stopped {
                 notes.push("some threads could not be stopped: their registers and stacks may have moved on".into());
             }
-            // Where events were lost, blocks may lie anywhere that nobody saw returned.
+            // Where events were lost, blocks may lie anywhere that nobody saw returned, and in place of blocks that were seen to go: no
+            // freed memory is the allocator's then. That can hide a leak, and makes none up.
+            if subject.drained.dropped > 0 || subject.drained.corrupt_rings > 0 {
+                subject.drained.live.returned = reach::ReturnedMap::default();
+            }
             let everything = [TargetRange { start: 0, end: u64::MAX }];
-            let before = if subject.drained.dropped > 0 { &everything[..] } else { &subject.writable_before[..] };
+            let before = if subject.drained.dropped > 0 || subject.drained.corrupt_rings > 0 {
+                &everything[..]
+            } else {
+                &subject.writable_before[..]
+            };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
             match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, *all_stopped) {

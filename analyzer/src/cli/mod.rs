@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+pub mod analyze;
 pub mod baseline;
 pub mod ci;
 pub mod diff;
@@ -33,6 +34,8 @@ enum Command {
     Diff(diff::DiffArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    #[command(hide = true)]
+    Analyze(analyze::AnalyzeArgs),
 }
 
 /// Reads the arguments of this process and does what they say; returns the exit status.
@@ -45,5 +48,6 @@ pub fn main() -> i32 {
         Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Analyze(arguments) => analyze::run(&arguments),
     }
 }

@@ -8,11 +8,12 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
 
-use super::Pending;
+use super::{Pending, pairs};
 
 /// An allocation whose free is still to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Open {
     /// When.
     pub made: u64,
@@ -25,7 +26,7 @@ pub struct Open {
 }
 
 /// A free whose allocation is still to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Free {
     /// When.
     pub stamp: u64,
@@ -35,20 +36,33 @@ pub struct Free {
     pub moved: bool,
 }
 
+/// Lives of one address that are kept apart. Real ones are as many as threads that have had it within a few milliseconds.
+const MOST_LIVES: usize = 64;
+/// Addresses that are kept at most.
+const MOST_ADDRESSES: usize = 1 << 22;
 /// Entries of [`History::order`] beyond two for each address before those that are paired are thrown out.
 const SPARE: usize = 1 << 16;
 
 /// Addresses with more than one life under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct History {
+    #[serde(with = "pairs")]
     lives: HashMap<u64, Lives, FxBuildHasher>,
     order: VecDeque<(u64, u64)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Lives {
     allocations: Vec<Open>,
     frees: Vec<Free>,
+}
+
+/// Adds to the lives of one address; the oldest goes where they are too many.
+fn push<T>(lives: &mut Vec<T>, life: T) {
+    if lives.len() >= MOST_LIVES {
+        lives.remove(0);
+    }
+    lives.push(life);
 }
 
 impl Lives {
@@ -60,14 +74,27 @@ impl Lives {
 impl History {
     /// A younger life of the address is known already; the free of this one is still to come.
     pub fn add_open(&mut self, address: u64, open: Open) {
-        self.lives.entry(address).or_default().allocations.push(open);
-        self.order.push_back((open.until, address));
+        if let Some(lives) = self.of(address) {
+            push(&mut lives.allocations, open);
+            self.order.push_back((open.until, address));
+        }
     }
 
     /// A younger life of the address is known already; the allocation that this free ended is still to come.
     pub fn add_free(&mut self, address: u64, free: Free) {
-        self.lives.entry(address).or_default().frees.push(free);
-        self.order.push_back((free.stamp, address));
+        if let Some(lives) = self.of(address) {
+            push(&mut lives.frees, free);
+            self.order.push_back((free.stamp, address));
+        }
+    }
+
+    /// What is kept of an address; `None` where that would be too much: then some deaths are not counted where they happened.
+    fn of(&mut self, address: u64) -> Option<&mut Lives> {
+        let full = self.lives.len() >= MOST_ADDRESSES;
+        match self.lives.entry(address) {
+            hashbrown::hash_map::Entry::Vacant(_) if full => None,
+            entry => Some(entry.or_default()),
+        }
     }
 
     /// Takes out the allocation that a late free ended: the youngest before it that was not over by then.

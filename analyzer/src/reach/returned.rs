@@ -10,6 +10,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::address::TargetRange;
 
 const GRANULE_SHIFT: u32 = 4;
@@ -28,6 +31,12 @@ pub const MOST_BITMAPS: usize = 1 << 17;
 /// Most chunks that are kept, of a MiB each: 4 TiB of address space.
 pub const MOST_CHUNKS: usize = 1 << 22;
 
+/// Chunks that one allocation may take on average, those above a chunk's size counted: 1 GiB. A target may claim blocks of terabytes, one
+/// after another; then this stops learning, instead of walking through them without end.
+const MOST_AVERAGE: u64 = 1 << 10;
+/// How far that average may be exceeded for a while.
+const SPARE_CHUNKS: u64 = MOST_CHUNKS as u64;
+
 enum Chunk {
     /// Every granule.
     Whole,
@@ -44,6 +53,8 @@ pub struct ReturnedMap {
     free: Vec<u32>,
     cache: Box<[(u64, u32); CACHED]>,
     bitmaps: usize,
+    /// Chunks that may be walked through.
+    allowance: u64,
     complete: bool,
 }
 
@@ -55,8 +66,58 @@ impl Default for ReturnedMap {
             free: Vec::new(),
             cache: Box::new([(NO_CHUNK, 0); CACHED]),
             bitmaps: 0,
+            allowance: SPARE_CHUNKS,
             complete: true,
         }
+    }
+}
+
+/// In a checkpoint: chunk numbers with their words, or none where all of it is returned.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    chunks: Vec<(u64, Option<Vec<u64>>)>,
+    allowance: u64,
+    complete: bool,
+}
+
+impl Serialize for ReturnedMap {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        /// Chunks as they lie, without a copy of all of them.
+        struct Chunks<'a>(&'a ReturnedMap);
+        impl Serialize for Chunks<'_> {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_seq(self.0.index.iter().map(|(&number, &slot)| match &self.0.chunks[slot as usize] {
+                    Chunk::Bits(words) => (number, Some(&words[..])),
+                    Chunk::Whole | Chunk::Empty => (number, None),
+                }))
+            }
+        }
+        let mut fields = to.serialize_struct("Saved", 3)?;
+        fields.serialize_field("chunks", &Chunks(self))?;
+        fields.serialize_field("allowance", &self.allowance)?;
+        fields.serialize_field("complete", &self.complete)?;
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ReturnedMap {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let saved = Saved::deserialize(from)?;
+        let mut map = Self { allowance: saved.allowance, complete: saved.complete, ..Self::default() };
+        for (number, words) in saved.chunks {
+            let chunk = match words {
+                None => Chunk::Whole,
+                Some(words) => {
+                    let words: Box<[u64; WORDS]> =
+                        words.try_into().map_err(|_| serde::de::Error::custom("a chunk of another size"))?;
+                    map.bitmaps += 1;
+                    Chunk::Bits(words)
+                }
+            };
+            map.index.insert(number, map.chunks.len() as u32);
+            map.chunks.push(chunk);
+        }
+        Ok(map)
     }
 }
 
@@ -121,9 +182,16 @@ impl ReturnedMap {
 
     #[inline(never)]
     fn mark_long(&mut self, first: u64, last: u64) {
-        if (last - first) / GRANULES > MOST_CHUNKS as u64 {
-            self.complete = false;
-            return;
+        let chunks = (last - first) / GRANULES;
+        if chunks > 0 {
+            self.allowance = (self.allowance + MOST_AVERAGE).min(SPARE_CHUNKS);
+            match self.allowance.checked_sub(chunks) {
+                Some(left) => self.allowance = left,
+                None => {
+                    self.complete = false;
+                    return;
+                }
+            }
         }
         let mut at = first;
         while at <= last {

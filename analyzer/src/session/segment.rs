@@ -47,8 +47,8 @@ pub struct Segment {
 /// One stack, innermost first: module number and return address.
 pub type RawStack = Vec<(Option<u32>, u64)>;
 
-/// Deeper stacks are cut: no producer writes them.
-const MAX_DEPTH: usize = 1024;
+/// Deeper stacks are cut: a producer writes 192 frames at most.
+const MAX_DEPTH: usize = 256;
 
 impl Segment {
     /// Maps what a process handed over.
@@ -141,7 +141,9 @@ impl Segment {
             let node = unsafe { &*self.map.as_ptr().add(offset).cast::<wire::StackNode>() };
             let pc = node.pc.load(Ordering::Acquire);
             stack.push((node.module.load(Ordering::Relaxed).checked_sub(1), pc));
-            id = node.parent.load(Ordering::Relaxed);
+            let parent = node.parent.load(Ordering::Relaxed);
+            // A parent is older than its child: anything else would be a circle.
+            id = if parent < id { parent } else { 0 };
         }
         stack
     }

@@ -20,6 +20,8 @@ use crate::target::threads;
 const REPORTS: usize = 1024;
 /// Messages that wait for an analyzer that does not read; beyond it counts as gone.
 const WAITING_BYTES: usize = 64 << 20;
+/// Ends that are remembered.
+const TOLD: usize = 200;
 
 struct Engine {
     socket: OwnedFd,
@@ -27,6 +29,8 @@ struct Engine {
     processes: HashMap<i32, Process>,
     out: VecDeque<Vec<u8>>,
     out_bytes: usize,
+    /// Ends that were not held, for an analyzer that is started in place of one that heard of them and died.
+    told: VecDeque<Message>,
 }
 
 /// Why the tracer stops.
@@ -36,7 +40,14 @@ pub(super) fn run(socket: OwnedFd, signals: OwnedFd) -> Done {
     let (me, kernel) = (std::process::id() as i32, kernel());
     let (sees_syscalls, status_is_leaders) = (kernel >= (5, 7), kernel < (5, 19));
     let settings = Settings { me, hold: Duration::from_secs(30), sees_syscalls, status_is_leaders };
-    let mut engine = Engine { socket, settings, processes: HashMap::new(), out: VecDeque::new(), out_bytes: 0 };
+    let mut engine = Engine {
+        socket,
+        settings,
+        processes: HashMap::new(),
+        out: VecDeque::new(),
+        out_bytes: 0,
+        told: VecDeque::new(),
+    };
     let mut more = false;
     loop {
         let turn = engine.wait(&signals, more).and_then(|()| engine.take_commands());
@@ -94,6 +105,8 @@ impl Engine {
                 let failure = if known {
                     None
                 } else {
+                    // What is remembered of this id was another process, or another program.
+                    self.told.retain(|message| message.pid() != Some(pid));
                     let (mut process, failure) = Process::seize(pid, &self.settings);
                     if failure.is_some() {
                         process.leave();
@@ -107,6 +120,15 @@ impl Engine {
                 if let Some(process) = self.processes.get_mut(&pid) {
                     process.leave();
                 }
+            }
+            Command::Again => {
+                self.out.clear();
+                self.out_bytes = 0;
+                self.send(&Message::Again);
+                let mut out = Vec::new();
+                self.processes.values().for_each(|process| process.tell_again(&mut out));
+                out.extend(self.told.iter().cloned());
+                out.iter().for_each(|message| self.send(message));
             }
             Command::Keep { pid } => {
                 if let Some(process) = self.processes.get_mut(&pid) {
@@ -166,6 +188,12 @@ impl Engine {
     fn send_all(&mut self, messages: &[Message]) {
         for message in messages {
             self.send(message);
+            if matches!(message, Message::Gone { .. } | Message::Exec { .. } | Message::Expired { .. }) {
+                self.told.push_back(message.clone());
+                if self.told.len() > TOLD {
+                    self.told.pop_front();
+                }
+            }
         }
     }
 
