@@ -41,6 +41,7 @@ mod thread;
 mod told;
 mod traces;
 mod unwind;
+mod walk;
 
 /// Runs when ld.so initialises the library: before main, after the libraries that the program is linked to.
 #[used]

@@ -12,7 +12,7 @@
 
 use crate::unwind::Registers;
 
-const SETS: usize = 256;
+const RULES: usize = 1024;
 const WAYS: usize = 4;
 
 /// How a frame is found.
@@ -42,13 +42,16 @@ pub struct Rule {
     pub module: u16,
     /// How the frame is found.
     pub base: Base,
-    epoch: u8,
+    unused: u8,
 }
 
 const _: () = assert!(size_of::<Rule>() == 16, "16 KiB a thread");
 
 /// See [`Rule::bp_at`].
 pub const HANDED_ON: i16 = i16::MIN;
+
+/// Words below sp that a function may use.
+const RED_ZONE: i16 = 16;
 
 /// Words that a step may read and still be a rule.
 const READS: usize = 2;
@@ -88,7 +91,7 @@ impl Rule {
         let Some(caller) = caller else {
             // A stack that ends without a look at anything ends here always.
             let always = reads.count == 0 && step(other_bp) == Ok((None, reads));
-            return always.then_some(Self { pc: at.pc, caller_at: 0, bp_at: 0, module, base: Base::End, epoch: 0 });
+            return always.then_some(Self { pc: at.pc, caller_at: 0, bp_at: 0, module, base: Base::End, unused: 0 });
         };
         let words = reads.all()?;
         let caller_at = caller.sp.wrapping_sub(8);
@@ -124,52 +127,68 @@ impl Rule {
             None => HANDED_ON,
             Some(address) => distance(address)?,
         };
-        Some(Self { pc: at.pc, caller_at: distance(caller_at)?, bp_at, module, base, epoch: 0 })
+        let caller_at = distance(caller_at)?;
+        // What a walk relies on ([`crate::walk`]): by sp all lies between the red zone and the frame's end.
+        let in_frame = caller_at >= 0 && (bp_at == HANDED_ON || (-RED_ZONE..=caller_at).contains(&bp_at));
+        (base == Base::Bp || in_frame).then_some(Self { pc: at.pc, caller_at, bp_at, module, base, unused: 0 })
     }
 }
 
-/// A thread's rules. Four to a set, or a few hundred addresses would drive each other out here and there, for good.
+/// A thread's rules. Each has four places, in one cache line, of which one is its own: there most are found at the first look, and
+/// where two addresses share it they do not drive each other out.
+#[repr(C, align(64))]
 pub struct Rules {
-    sets: [[Rule; WAYS]; SETS],
-    epoch: u8,
+    rules: [Rule; RULES],
+    /// Which of a set is overwritten next.
+    turn: u8,
 }
+
+const EMPTY: Rule = Rule { pc: 0, caller_at: 0, bp_at: 0, module: 0, base: Base::None, unused: 0 };
 
 impl Rules {
     /// None.
     pub const fn new() -> Self {
-        let empty = Rule { pc: 0, caller_at: 0, bp_at: 0, module: 0, base: Base::None, epoch: 0 };
-        Self { sets: [[empty; WAYS]; SETS], epoch: 1 }
+        Self { rules: [EMPTY; RULES], turn: 0 }
     }
 
     /// Forgets everything.
     pub fn forget(&mut self) {
-        self.epoch = self.epoch.wrapping_add(1);
-        if self.epoch == 0 {
-            // Epochs come round: what is left of the one before must not be taken for true.
-            self.sets.as_flattened_mut().iter_mut().for_each(|rule| rule.base = Base::None);
-            self.epoch = 1;
-        }
+        self.rules = [EMPTY; RULES];
     }
 
     #[inline(always)]
-    fn set_of(pc: u64) -> usize {
-        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize % SETS
+    fn place_of(pc: u64) -> usize {
+        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as usize % RULES
     }
 
     /// The rule of a return address, if it is known.
     #[inline(always)]
     pub fn find(&self, pc: u64) -> Option<&Rule> {
-        let set = &self.sets[Self::set_of(pc)];
-        let rule = set.iter().find(|rule| rule.pc == pc)?;
-        (rule.epoch == self.epoch && rule.base != Base::None).then_some(rule)
+        let place = Self::place_of(pc);
+        // An empty place is that of pc 0, and its base is none.
+        let own = &self.rules[place];
+        if own.pc == pc {
+            return Some(own);
+        }
+        (1..WAYS).map(|way| &self.rules[place ^ way]).find(|rule| rule.pc == pc)
     }
 
-    /// Keeps a rule, in place of the oldest of its set.
+    /// Keeps a rule: in its own place, else in another one of its set, else instead of another.
     pub fn insert(&mut self, rule: Rule) {
-        let set = &mut self.sets[Self::set_of(rule.pc)];
-        let place = set.iter().position(|known| known.pc == rule.pc).unwrap_or(WAYS - 1);
-        set[..=place].rotate_right(1);
-        set[0] = Rule { epoch: self.epoch, ..rule };
+        let place = Self::place_of(rule.pc);
+        let known = (0..WAYS).find(|way| self.rules[place ^ way].pc == rule.pc);
+        let free = || (0..WAYS).find(|way| self.rules[place ^ way].base == Base::None);
+        let way = known.or_else(free).unwrap_or_else(|| {
+            self.turn = self.turn.wrapping_add(1);
+            usize::from(self.turn) % WAYS
+        });
+        let place = &mut self.rules[place ^ way];
+        // Not found while it is half written, by a signal handler that jumps out of here.
+        place.base = Base::None;
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        *place = Rule { base: Base::None, ..rule };
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        place.base = rule.base;
     }
 }
 
@@ -251,10 +270,26 @@ mod tests {
         let mut rules = Rules::new();
         let rule = Rule::of(AT, 3, &by_sp(AT), by_sp).unwrap();
         for _ in 0..600 {
-            assert_eq!(rules.find(AT.pc), None);
+            assert!(rules.find(AT.pc).is_none_or(|rule| rule.base == Base::None));
             rules.insert(rule);
             assert_eq!(rules.find(AT.pc).map(|found| found.caller_at), Some(5));
             rules.forget();
         }
+    }
+
+    #[test]
+    fn rules_of_one_place_live_side_by_side() {
+        let mut rules = Rules::new();
+        let like = |pc: u64| Rule { pc, ..Rule::of(AT, 3, &by_sp(AT), by_sp).unwrap() };
+        let place = Rules::place_of(AT.pc);
+        let shared: Vec<u64> = (1u64..).filter(|&pc| Rules::place_of(pc) / WAYS == place / WAYS).take(6).collect();
+        for &pc in &shared {
+            rules.insert(like(pc));
+            rules.insert(like(pc));
+            assert_eq!(rules.find(pc), Some(&like(pc)));
+        }
+        let kept = shared.iter().filter(|&&pc| rules.find(pc).is_some()).count();
+        assert_eq!(kept, WAYS);
+        assert!(rules.find(shared[5]).is_some());
     }
 }

@@ -24,8 +24,10 @@ const MOST_WORDS: u64 = 9216;
 pub const MOST_READS: usize = 384;
 /// A pool that was written through within fewer look-ups than this is too small.
 const TOO_SOON: u64 = 1 << 16;
-/// Of those that would drive others out, so many are let in: one of these.
+/// Of those that would drive others out, so many are let in: one of these …
 const ONE_OF: u32 = 16;
+/// … and where traces are rarely found again, one of these.
+const ONE_OF_MANY: u32 = 512;
 
 /// Words of a record before its values.
 const HEAD: usize = 5;
@@ -60,7 +62,9 @@ pub struct Traces {
     last: u64,
     /// The pool was written through at its present size.
     full: bool,
-    refused: u32,
+    /// Known stacks that were no traces, since the pool was last written through.
+    missed: u32,
+    let_in: u32,
 }
 
 impl Traces {
@@ -85,7 +89,8 @@ impl Traces {
             looked_at_wrap: 0,
             last: 0,
             full: false,
-            refused: 0,
+            missed: 0,
+            let_in: ONE_OF,
         }
     }
 
@@ -239,8 +244,8 @@ impl Traces {
     /// otherwise always find that the next one just went.
     #[inline(always)]
     pub fn waits(&mut self) -> bool {
-        self.refused += 1;
-        self.words == MOST_WORDS && self.full && !self.refused.is_multiple_of(ONE_OF)
+        self.missed = self.missed.wrapping_add(1);
+        self.words == MOST_WORDS && self.full && !self.missed.is_multiple_of(self.let_in)
     }
 
     /// Puts a record into the index, in place of the oldest of its set.
@@ -267,7 +272,10 @@ impl Traces {
             self.forget();
         } else {
             self.full = true;
+            let found = self.looked.wrapping_sub(self.looked_at_wrap);
+            self.let_in = if found < u64::from(self.missed) { ONE_OF_MANY } else { ONE_OF };
         }
+        self.missed = 0;
         self.looked_at_wrap = self.looked;
     }
 }

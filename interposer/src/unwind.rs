@@ -12,6 +12,7 @@ use crate::rules::{Base, HANDED_ON, Reads, Rule, Rules, Taken};
 use crate::segment::Segment;
 use crate::stacks::{self, Own, StackRange};
 use crate::traces::{Known, MOST_READS, Traces};
+use crate::walk::{Stop, Walk};
 use crate::{settings, sys};
 
 /// Longest stack kept; of a longer one the outermost frames are cut.
@@ -66,6 +67,16 @@ struct Captured {
     by_rules: bool,
     /// Of all that.
     hash: StackHash,
+}
+
+/// What a walk came to.
+enum Walked {
+    /// A trace was found.
+    Known(Known),
+    /// The hash of all of the stack, and where a known outer part begins in it, with its node.
+    Whole(StackHash, Option<(usize, u32)>),
+    /// Rules do not lead through it.
+    Strange,
 }
 
 /// Whether looking for known outer parts pays: where stacks change from one end to the other it is given up, but for a try now and then.
@@ -219,32 +230,75 @@ impl Unwinding {
         self.rules.forget();
     }
 
-    /// The same frame by frame, as far as neither the stack nor an outer part of it is known.
+    /// The same by a walk, and frame by frame where that does not do.
     #[inline(never)]
     fn follow(&mut self, segment: &Segment, start: Registers) -> Known {
-        let captured = match self.capture(segment, start, true) {
-            Ok(known) => {
-                if settings::verify() {
-                    self.verify_trace(segment, start, known);
+        let known = match self.walk(start) {
+            Walked::Known(known) => known,
+            Walked::Strange => self.anew(segment, start, None),
+            Walked::Whole(hash, outer) => match intern::stack(hash) {
+                None => self.anew(segment, start, outer),
+                Some((node, libav)) => {
+                    let known = Known { node, libav };
+                    if !self.traces.waits() {
+                        self.keep(segment, start, outer, hash, known);
+                    }
+                    known
                 }
-                return known;
-            }
-            Err(captured) => captured,
-        };
-        let known = match captured.by_rules.then(|| intern::stack(captured.hash)).flatten() {
-            Some((node, libav)) => {
-                let known = Known { node, libav };
-                if !self.traces.waits() {
-                    self.keep(segment, &captured, known);
-                }
-                known
-            }
-            None => self.intern(segment, &captured),
+            },
         };
         if settings::verify() && known.node != 0 {
             self.verify_trace(segment, start, known);
         }
         known
+    }
+
+    /// Goes outwards by rules alone, and looks on the way whether the stack or an outer part of it is known.
+    #[inline(always)]
+    fn walk(&mut self, start: Registers) -> Walked {
+        let Some(mut walk) = Walk::new(start, &self.own) else { return Walked::Strange };
+        let mut callers = 0;
+        let mut stop = Stop::Wanted;
+        for depth in 1..=TOLD_BY {
+            stop = walk.until(&self.rules, depth);
+            if stop == Stop::Unknown {
+                return Walked::Strange;
+            }
+            // As `callers_of` does; a stack that ends before is told by its end.
+            let pc = walk.at().pc;
+            callers = if depth == 1 { pc } else { callers.rotate_left(13) ^ pc };
+            if stop == Stop::End {
+                break;
+            }
+        }
+        if let Some(known) = self.traces.find(&start, callers) {
+            return Walked::Known(known);
+        }
+        for joint in JOINTS {
+            if stop != Stop::Wanted {
+                break;
+            }
+            stop = walk.until(&self.rules, joint);
+            if stop == Stop::Wanted && self.joins.worth_a_try() {
+                let at = walk.at();
+                let outer = self.callers_of(&at).and_then(|callers| self.traces.find(&at, callers));
+                self.joins.tried(outer.is_some());
+                if let Some(outer) = outer {
+                    return Walked::Whole(walk.hash.with(u64::from(outer.node)), Some((joint, outer.node)));
+                }
+            }
+        }
+        if stop == Stop::Wanted {
+            stop = walk.until(&self.rules, DEPTH);
+        }
+        if stop == Stop::End { Walked::Whole(walk.hash, None) } else { Walked::Strange }
+    }
+
+    /// A stack that was not met before, or that rules do not lead through.
+    #[inline(never)]
+    fn anew(&mut self, segment: &Segment, start: Registers, outer: Option<(usize, u32)>) -> Known {
+        let captured = self.capture(segment, start, outer, true);
+        self.intern(segment, &captured)
     }
 
     /// The node of the stack just captured, frame by frame.
@@ -266,8 +320,20 @@ impl Unwinding {
         Known { node: parent, libav }
     }
 
-    /// Keeps the stack just captured, and its outer parts, as traces: it was met before.
-    fn keep(&mut self, segment: &Segment, captured: &Captured, known: Known) {
+    /// Keeps a stack that was met before, and its outer parts, as traces.
+    #[inline(never)]
+    fn keep(
+        &mut self,
+        segment: &Segment,
+        start: Registers,
+        outer: Option<(usize, u32)>,
+        hash: StackHash,
+        known: Known,
+    ) {
+        let captured = self.capture(segment, start, outer, true);
+        if !captured.by_rules || captured.hash != hash {
+            return;
+        }
         let mut node = known.node;
         let mut at = 0;
         for joint in core::iter::once(0).chain(JOINTS) {
@@ -279,7 +345,7 @@ impl Unwinding {
                 at += 1;
             }
             let libav = known.libav && joint == 0;
-            self.keep_from(joint, captured, Known { node, libav });
+            self.keep_from(joint, &captured, Known { node, libav });
         }
     }
 
@@ -290,7 +356,7 @@ impl Unwinding {
         if self.traces.find(&start, callers).is_some() {
             return;
         }
-        let mut inputs = [(0, 0); MOST_READS];
+        let mut inputs = [const { core::mem::MaybeUninit::<(u64, u64)>::uninit() }; MOST_READS];
         let mut count = 0;
         let mut uses_bp = false;
         let mut at = start;
@@ -317,7 +383,7 @@ impl Unwinding {
             let Some(caller) = self.caller_of(&at) else { return };
             for word in core::iter::once((caller_at, caller.pc)).chain(bp_word) {
                 let Some(place) = inputs.get_mut(count) else { return };
-                *place = word;
+                place.write(word);
                 count += 1;
             }
             if rule.bp_at != HANDED_ON {
@@ -332,13 +398,15 @@ impl Unwinding {
             }
             at = caller;
         }
-        self.traces.insert(&start, callers, uses_bp, &inputs[..count], known);
+        // SAFETY: the first `count` were written.
+        let inputs = unsafe { core::slice::from_raw_parts(inputs.as_ptr().cast(), count) };
+        self.traces.insert(&start, callers, uses_bp, inputs, known);
     }
 
     /// With `verify`: a stack is followed once more, frame by frame by framehop alone, and by the `backtrace` crate.
     #[cold]
     fn verify_trace(&mut self, segment: &Segment, start: Registers, known: Known) {
-        let Err(Captured { depth, .. }) = self.capture(segment, start, false) else { return };
+        let Captured { depth, .. } = self.capture(segment, start, None, false);
         let differs = |id: u32, frame: usize| {
             let node = segment.node(id);
             node.pc.load(Ordering::Relaxed) != self.frames[frame].pc
@@ -393,37 +461,34 @@ impl Unwinding {
         Some(Registers { pc: unsafe { *(caller_at as *const u64) }, sp: caller_at + 8, bp })
     }
 
-    /// Fills `frames` and `modules`, innermost first; or finds the stack among the traces. `remembering` nothing, framehop is asked for
-    /// every frame, up to the stack's end.
-    fn capture(&mut self, segment: &Segment, start: Registers, remembering: bool) -> Result<Known, Captured> {
+    /// Fills `frames` and `modules`, innermost first, up to the stack's end or to the known `outer` part, which begins at a depth and has a
+    /// node. `remembering` nothing, framehop is asked for every frame.
+    fn capture(
+        &mut self,
+        segment: &Segment,
+        start: Registers,
+        outer: Option<(usize, u32)>,
+        remembering: bool,
+    ) -> Captured {
         let mut at = start;
         let mut captured = Captured { depth: 0, outer: 0, by_rules: true, hash: StackHash::new() };
-        let mut callers = 0u64;
         if at.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
             segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);
             (self.frames[0], self.modules[0]) = (at, 0);
-            return Err(Captured { depth: 1, by_rules: false, ..captured });
+            return Captured { depth: 1, by_rules: false, ..captured };
         }
         loop {
             let depth = captured.depth;
+            if let Some((_, node)) = outer.filter(|&(from, _)| from == depth && captured.by_rules) {
+                return Captured { outer: node, hash: captured.hash.with(u64::from(node)), ..captured };
+            }
+            self.frames[depth] = at;
+            captured.hash = captured.hash.with(at.pc);
             let known = match self.rules.find(at.pc) {
                 Some(rule) if remembering => self.apply(rule, &at).map(|caller| (rule.module, caller)),
                 _ => None,
             };
-            if captured.by_rules && JOINTS.contains(&depth) && known.is_some() && self.joins.worth_a_try() {
-                let outer = self.callers_of(&at).and_then(|callers| self.traces.find(&at, callers));
-                self.joins.tried(outer.is_some());
-                if let Some(outer) = outer {
-                    return Err(Captured {
-                        outer: outer.node,
-                        hash: captured.hash.with(u64::from(outer.node)),
-                        ..captured
-                    });
-                }
-            }
-            self.frames[depth] = at;
-            captured.hash = captured.hash.with(at.pc);
             let caller = match known {
                 Some((module, caller)) => {
                     self.modules[depth] = u32::from(module);
@@ -435,30 +500,20 @@ impl Unwinding {
                 }
             };
             captured.depth += 1;
-            if captured.by_rules && depth < TOLD_BY {
-                // As `callers_of` does; a stack that ends before is told by its end.
-                let pc = caller.ok().flatten().map_or(0, |caller| caller.pc);
-                callers = if depth == 0 { pc } else { callers.rotate_left(13) ^ pc };
-                if (depth + 1 == TOLD_BY || pc == 0)
-                    && let Some(known) = self.traces.find(&start, callers)
-                {
-                    return Ok(known);
-                }
-            }
             match caller {
                 Ok(Some(_)) if captured.depth == DEPTH => {
                     if remembering {
                         segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
                     }
-                    return Err(Captured { by_rules: false, ..captured });
+                    return Captured { by_rules: false, ..captured };
                 }
                 Ok(Some(caller)) => at = caller,
-                Ok(None) => return Err(captured),
+                Ok(None) => return captured,
                 Err(()) => {
                     if remembering {
                         segment.header().unwind_failures.fetch_add(1, Ordering::Relaxed);
                     }
-                    return Err(Captured { by_rules: false, ..captured });
+                    return Captured { by_rules: false, ..captured };
                 }
             }
         }

@@ -29,6 +29,7 @@ use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
 use crate::target::threads::ThreadState;
+use crate::target::touched::Touched;
 use crate::typing;
 use snapshot::Snapshot;
 
@@ -275,18 +276,31 @@ fn look(
         .zip(&graph.scan)
         .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
         .collect();
-    // Blocks are copied while roots are looked for: of all that the process waits for, these two take longest.
     let most = most_copied();
     let target: &ProcessMemory = memory.inner();
-    let (found, copied) = std::thread::scope(|scope| {
-        let copying = scope.spawn(|| Snapshot::take(target, block_ranges(&list), most));
-        let found = roots::find(drained, &maps, threads, &list, target, before, all_stopped);
-        (found, copying.join().ok().flatten())
-    });
-    let copied = copied.and_then(|blocks| {
-        let left = most.saturating_sub(blocks.bytes());
-        Some(snapshot::Both(blocks, Snapshot::take(target, root_ranges(&found.roots, &maps), left)?))
-    });
+    let searched_blocks = block_ranges(&list);
+    let find_roots = || {
+        let mut found = roots::find(drained, &maps, threads, &list, target, before, all_stopped);
+        if let Some(touched) = Touched::open(tid, &maps) {
+            found.roots = found.roots.iter().flat_map(|root| touched_parts(&touched, root)).collect();
+        }
+        found
+    };
+    let (found, copied) = if is_worth_a_copy(&list, &searched_blocks) {
+        // Blocks are copied while roots are looked for: of all that the process waits for, these two take longest.
+        let (found, copied) = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| Snapshot::take(target, searched_blocks, most));
+            let found = find_roots();
+            (found, copying.join().ok().flatten())
+        });
+        let copied = copied.and_then(|blocks| {
+            let left = most.saturating_sub(blocks.bytes());
+            Some(snapshot::Both(blocks, Snapshot::take(target, root_ranges(&found.roots, &maps), left)?))
+        });
+        (found, copied)
+    } else {
+        (find_roots(), None)
+    };
     let failure = target.failure();
     let searched: &dyn Memory = match &copied {
         Some(copied) => {
@@ -326,10 +340,22 @@ fn look(
     Ok(Looked { reachability, graph, formats, labels: found.labels, hidden })
 }
 
+/// What of a root may have been written.
+fn touched_parts(touched: &Touched<'_>, root: &reach::RootRange) -> impl Iterator<Item = reach::RootRange> {
+    let label = root.label;
+    let parts = touched.parts(TargetRange { start: root.start, end: root.end });
+    parts.into_iter().map(move |part| reach::RootRange { start: part.start, end: part.end, label })
+}
+
 /// Most bytes that are copied: a GiB, and a quarter of the memory that is free. What is larger is searched while the process stands still.
 fn most_copied() -> u64 {
     let info = rustix::system::sysinfo();
     (info.freeram as u64).saturating_mul(u64::from(info.mem_unit)).div_ceil(4).min(1 << 30)
+}
+
+/// Fewer and smaller blocks are searched in less time than a copy of the roots takes.
+fn is_worth_a_copy(blocks: &[reach::Block], ranges: &[TargetRange]) -> bool {
+    blocks.len() >= 100_000 || ranges.iter().map(|range| range.len()).sum::<u64>() >= 64 << 20
 }
 
 /// What [`reach::check`] will read of blocks.

@@ -10,4 +10,5 @@ pub mod maps;
 pub mod memory;
 pub mod process_memory;
 pub mod threads;
+pub mod touched;
 pub mod tracer;

@@ -1,0 +1,128 @@
+//! Which pages of private memory were ever written: the others hold nothing that a check looks for.
+//!
+//! A private page that was never written is zero, or what its file says: no address of a block is in it. A decoder's process has seven
+//! times as much writable memory as it has written, most of it stacks and tables of libraries. The kernel tells in
+//! /proc/PID/pagemap, eight bytes a page; reading the memory itself would besides put the pages into the target's memory.
+//! Of files only those that are mapped as code too are judged: what is written into another file may be anything.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::maps::{self, Mapping};
+use crate::address::TargetRange;
+
+const PAGE: u64 = 4096;
+/// Of an entry: the page is in memory.
+const PRESENT: u64 = 1 << 63;
+/// It is swapped out, or on its way to another place.
+const SWAPPED: u64 = 1 << 62;
+/// It is the file's own page, or shared.
+const OF_FILE: u64 = 1 << 61;
+/// Entries that are read at a time.
+const ENTRIES: usize = 1 << 13;
+
+/// A process's page map.
+#[derive(Debug)]
+pub struct Touched<'a> {
+    pagemap: File,
+    maps: &'a [Mapping],
+}
+
+impl<'a> Touched<'a> {
+    /// Of the process that the thread `tid` belongs to; `None` where the kernel does not show it.
+    pub fn open(tid: i32, maps: &'a [Mapping]) -> Option<Self> {
+        Some(Self { pagemap: File::open(format!("/proc/{tid}/pagemap")).ok()?, maps })
+    }
+
+    /// The parts of a range that may have been written; the whole range where that cannot be told.
+    pub fn parts(&self, range: TargetRange) -> Vec<TargetRange> {
+        match maps::find(self.maps, range.start) {
+            Some(mapping) if range.end <= mapping.range.end && self.tells(mapping) => {
+                self.written(range).unwrap_or_else(|| vec![range])
+            }
+            _ => vec![range],
+        }
+    }
+
+    fn tells(&self, mapping: &Mapping) -> bool {
+        let is_code = || {
+            let same = |other: &&Mapping| (other.inode, other.device) == (mapping.inode, mapping.device);
+            self.maps.iter().filter(same).any(|other| other.executable)
+        };
+        !mapping.shared && (mapping.inode == 0 || is_code())
+    }
+
+    fn written(&self, range: TargetRange) -> Option<Vec<TargetRange>> {
+        let mut parts: Vec<TargetRange> = Vec::new();
+        let mut buffer = [0; 8 * ENTRIES];
+        let (mut page, end) = (range.start / PAGE, range.end.div_ceil(PAGE));
+        while page < end {
+            let wanted = (end - page).min(ENTRIES as u64) as usize * 8;
+            let got = self.pagemap.read_at(&mut buffer[..wanted], page * 8).ok()?;
+            // Short of the end of what a process can have: nobody knows why.
+            if got < 8 {
+                return None;
+            }
+            for entry in buffer[..got].as_chunks().0 {
+                let entry = u64::from_le_bytes(*entry);
+                if entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT {
+                    let start = (page * PAGE).max(range.start);
+                    let stop = (page * PAGE + PAGE).min(range.end);
+                    match parts.last_mut() {
+                        Some(last) if last.end == start => last.end = stop,
+                        _ => parts.push(TargetRange { start, end: stop }),
+                    }
+                }
+                page += 1;
+            }
+        }
+        Some(parts)
+    }
+}
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "pages of this process are mapped and looked at from outside")]
+mod tests {
+    use super::*;
+    use memmap2::MmapOptions;
+
+    fn parts_of(range: TargetRange) -> Vec<TargetRange> {
+        let maps = maps::read_maps(std::process::id() as i32).expect("the mappings");
+        Touched::open(std::process::id() as i32, &maps).expect("the page map").parts(range)
+    }
+
+    #[test]
+    fn pages_that_were_written_are_told_from_those_that_were_read() {
+        let mut map = MmapOptions::new().len(100 * PAGE as usize).map_anon().expect("memory");
+        let start = map.as_ptr() as u64;
+        // SAFETY: the whole of the mapping; a hint.
+        unsafe { libc::madvise(map.as_mut_ptr().cast(), map.len(), libc::MADV_NOHUGEPAGE) };
+        let page = |number: u64| TargetRange { start: start + number * PAGE, end: start + (number + 1) * PAGE };
+        for number in [3, 4, 70] {
+            map[number * PAGE as usize + 8] = 1;
+        }
+        assert_eq!(map[50 * PAGE as usize], 0);
+        let all = TargetRange { start: start + 16, end: start + 100 * PAGE };
+        let mut parts = parts_of(all);
+        // A page that was read is the kernel's zero page: it is there, and nothing is lost by reading it.
+        parts.retain(|part| *part != page(50));
+        assert_eq!(parts, [TargetRange { start: page(3).start, end: page(4).end }, page(70)]);
+        let inside = TargetRange { start: page(4).start + 24, end: page(4).start + 40 };
+        assert_eq!(parts_of(inside), [inside]);
+    }
+
+    #[test]
+    fn shared_memory_and_data_files_are_kept_whole() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(8 * PAGE).expect("its size");
+        // SAFETY: nobody shortens the file.
+        let (shared, private) = unsafe {
+            let private = MmapOptions::new().map_copy(&file).expect("a mapping");
+            (MmapOptions::new().len(8 * PAGE as usize).map_mut(&file).expect("a mapping"), private)
+        };
+        for start in [shared.as_ptr() as u64, private.as_ptr() as u64] {
+            let all = TargetRange { start, end: start + 8 * PAGE };
+            assert_eq!(parts_of(all), [all]);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A stack from the inside out by rules alone ([`crate::rules`]), as fast as its words can be read: nothing is kept but its hash.
+//!
+//! Each frame waits for the word in which the one before it says where it was called from; all else is done meanwhile, without a
+//! branch that depends on the frame. Where bp was saved is only remembered, and read once a rule asks for it.
+
+use crate::intern::StackHash;
+use crate::rules::{Base, HANDED_ON, Rule, Rules};
+use crate::stacks::StackRange;
+use crate::unwind::Registers;
+
+/// Why a walk stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// So many frames were wanted.
+    Wanted,
+    /// The stack ends here.
+    End,
+    /// No rule leads on, or one leads off the thread's own stack.
+    Unknown,
+}
+
+/// See the module.
+pub struct Walk {
+    pc: u64,
+    sp: u64,
+    /// bp, while `bp_from` is 0; else it lies there.
+    bp: u64,
+    bp_from: u64,
+    /// The address of the stack's last word.
+    last: u64,
+    /// Frames that lie behind.
+    pub depth: usize,
+    /// Of these.
+    pub hash: StackHash,
+}
+
+impl Walk {
+    /// `None` where the walk would not begin on the thread's own stack.
+    #[inline(always)]
+    pub fn new(start: Registers, own: &StackRange) -> Option<Self> {
+        // With room for a red zone: rules reach no further below a frame ([`crate::rules::Rule::of`]).
+        let begins_inside = own.start.saturating_add(128) <= start.sp && start.sp < own.end;
+        (begins_inside && (start.sp | own.end) & 7 == 0).then_some(Self {
+            pc: start.pc,
+            sp: start.sp,
+            bp: start.bp,
+            bp_from: 0,
+            last: own.end - 8,
+            depth: 0,
+            hash: StackHash::new(),
+        })
+    }
+
+    /// Where the walk is. pc is 0 at the end of a stack.
+    #[inline(always)]
+    pub fn at(&self) -> Registers {
+        Registers { pc: self.pc, sp: self.sp, bp: self.bp() }
+    }
+
+    #[inline(always)]
+    fn bp(&self) -> u64 {
+        if self.bp_from == 0 {
+            return self.bp;
+        }
+        // SAFETY: checked when it was set: aligned, on the thread's own stack at or above the red zone of a frame in use.
+        unsafe { *(self.bp_from as *const u64) }
+    }
+
+    /// Walks on until `depth` frames lie behind.
+    #[inline(always)]
+    pub fn until(&mut self, rules: &Rules, depth: usize) -> Stop {
+        while self.depth < depth {
+            let Some(rule) = rules.find(self.pc) else { return Stop::Unknown };
+            let last = self.last;
+            let mut base = self.sp;
+            if rule.base != Base::Sp {
+                match self.base_of(rule) {
+                    Ok(found) => base = found,
+                    Err(stop) => return stop,
+                }
+            }
+            let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+            // From the frame in use up to the end of the thread's own stack all is mapped.
+            if caller_at.wrapping_sub(self.sp) > last.wrapping_sub(self.sp) {
+                return Stop::Unknown;
+            }
+            let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
+            self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
+            self.hash = self.hash.with(self.pc);
+            // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
+            self.pc = unsafe { *(caller_at as *const u64) };
+            self.sp = caller_at.wrapping_add(8);
+            self.depth += 1;
+            if self.pc == 0 {
+                return Stop::End;
+            }
+            if self.sp > last {
+                // The next frame's own words would lie behind the end.
+                return Stop::Unknown;
+            }
+        }
+        Stop::Wanted
+    }
+
+    /// Of a frame that is not found by sp.
+    #[inline(always)]
+    fn base_of(&mut self, rule: &Rule) -> Result<u64, Stop> {
+        match rule.base {
+            Base::Bp => {
+                let bp = self.bp();
+                let bp_at = bp.wrapping_add_signed(8 * i64::from(rule.bp_at));
+                let lowest = self.sp - 128;
+                // By sp these follow from what a rule is.
+                let is_inside = bp_at.wrapping_sub(lowest) <= self.last.wrapping_sub(lowest);
+                if bp & 7 == 0 && (rule.bp_at == HANDED_ON || is_inside) { Ok(bp) } else { Err(Stop::Unknown) }
+            }
+            Base::End => {
+                self.hash = self.hash.with(self.pc);
+                self.depth += 1;
+                self.pc = 0;
+                Err(Stop::End)
+            }
+            Base::Sp | Base::None => Err(Stop::Unknown),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Reads;
+
+    /// A chain of frames of 4 words: return address last, bp in the word before where `saves`.
+    fn rules(saves: bool) -> Rules {
+        let mut rules = Rules::new();
+        for pc in 1..40 {
+            let step = |at: Registers| {
+                let mut reads = Reads::default();
+                let mut read = |address: u64| {
+                    reads.note(address, address ^ 0xff);
+                    address ^ 0xff
+                };
+                let caller = read(at.sp + 24);
+                let bp = if saves { read(at.sp + 16) } else { at.bp };
+                Ok((Some(Registers { pc: caller, sp: at.sp + 32, bp }), reads))
+            };
+            let at = Registers { pc, sp: 0x7000, bp: 0x7777 };
+            rules.insert(Rule::of(at, 1, &step(at), step).expect("a rule"));
+        }
+        rules
+    }
+
+    #[test]
+    fn a_walk_ends_where_the_stack_does_and_never_reads_behind_it() {
+        let rules = rules(true);
+        let mut stack = [0u64; 16 + 4 * 12];
+        for frame in 0..12 {
+            stack[16 + 4 * frame + 3] = frame as u64 + 2;
+            stack[16 + 4 * frame + 2] = 0xb0 + frame as u64;
+        }
+        core::hint::black_box(&mut stack);
+        let start = (&raw const stack) as u64;
+        let own = StackRange { start, end: start + size_of_val(&stack) as u64, own: true };
+        let at = Registers { pc: 1, sp: start + 128, bp: 5 };
+        let mut walk = Walk::new(at, &own).expect("inside");
+        assert_eq!(walk.until(&rules, 3), Stop::Wanted);
+        assert_eq!(walk.at(), Registers { pc: 4, sp: at.sp + 96, bp: 0xb2 });
+        // The last frame's caller would lie behind the end.
+        assert_eq!(walk.until(&rules, 100), Stop::Unknown);
+        assert_eq!(walk.depth, 12);
+        stack[16 + 4 * 5 + 3] = 0;
+        core::hint::black_box(&mut stack);
+        let mut walk = Walk::new(at, &own).expect("inside");
+        assert_eq!((walk.until(&rules, 100), walk.depth, walk.at().pc), (Stop::End, 6, 0));
+        stack[16 + 4 * 5 + 3] = 777;
+        core::hint::black_box(&mut stack);
+        let mut walk = Walk::new(at, &own).expect("inside");
+        assert_eq!((walk.until(&rules, 100), walk.depth, walk.at().pc), (Stop::Unknown, 6, 777));
+        for sp in [start, start + 120, start + 129, own.end, own.end + 8, 0, u64::MAX] {
+            assert!(Walk::new(Registers { sp, ..at }, &own).is_none(), "{sp:#x}");
+        }
+        assert!(Walk::new(at, &StackRange::default()).is_none());
+    }
+}
