@@ -12,6 +12,7 @@ pub mod check;
 pub mod cli;
 pub mod gate;
 pub mod graph;
+pub mod huge;
 pub mod keeper;
 pub mod kind;
 pub mod live;

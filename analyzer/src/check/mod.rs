@@ -1,8 +1,9 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
-//! [`roots`] says where the search begins, [`snapshot`] copies what is searched, [`stacks`] names and keys stacks, [`grouping`] makes
+//! [`roots`] says where the search begins, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
+mod copy;
 mod grouping;
 mod modules;
 mod roots;
@@ -19,6 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::address::TargetRange;
 use crate::graph::{Graph, formats};
+use crate::huge;
 use crate::kind::ObjectKind;
 use crate::live::LiveBlock;
 use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
@@ -133,7 +135,7 @@ impl Formats {
 pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let started = SystemTime::now();
     let begun = Instant::now();
-    let mut blocks = subject.drained.live.blocks();
+    let mut blocks = Vec::new();
     let mut notes = std::mem::take(&mut subject.notes);
     let mut means = MemoryMeans::None;
     let mut unreadable = 0;
@@ -176,6 +178,10 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         }
     };
     let stopped_ms = standing.release();
+    if looked.is_none() {
+        // As their stacks tell.
+        blocks = subject.drained.live.blocks();
+    }
     if let Some(looked) = &looked {
         unreadable = looked.reachability.unreadable_bytes;
         hidden_libraries = looked.hidden.iter().filter(|hidden| hidden.out_of_reach).count() as u64;
@@ -254,7 +260,7 @@ fn time(time: SystemTime) -> String {
 #[allow(clippy::too_many_arguments, reason = "one look is one task; its parts belong to different owners")]
 fn look(
     drained: &mut Drained,
-    blocks: &mut [LiveBlock],
+    blocks: &mut Vec<LiveBlock>,
     memory: &CachedMemory<ProcessMemory>,
     tid: i32,
     threads: &[ThreadState],
@@ -266,41 +272,37 @@ fn look(
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
     let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
     drained.live.returned.forget_unmapped(&mapped);
+    let touched = Touched::read(tid, &maps, &roots::own_memory(drained, &maps));
+    let target: &ProcessMemory = memory.inner();
+    let most = copy::most();
+    let mut copied = None;
+    if copy::is_worth_a_thought(&drained.live, &touched) {
+        let live = &drained.live;
+        std::thread::scope(|scope| {
+            let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
+            *blocks = live.blocks();
+            copied = copying.join().ok().flatten();
+        });
+    } else {
+        *blocks = drained.live.blocks();
+    }
     for block in blocks.iter_mut().filter(|block| block.kind.is_libav() && !block.by_call_only) {
         let typing = drained.types.typing_of(block.stack, block.size);
         block.kind = typing::confirm(typing, TargetRange::with_len(block.address, block.size), memory);
     }
     let (graph, formats) = read_graph(drained, blocks, memory, &maps);
-    let list: Vec<reach::Block> = blocks
-        .iter()
-        .zip(&graph.scan)
-        .map(|(block, &scan)| reach::Block { start: block.address, size: block.size, kind: block.kind, scan })
-        .collect();
-    let most = most_copied();
-    let target: &ProcessMemory = memory.inner();
-    let searched_blocks = block_ranges(&list);
-    let find_roots = || {
-        let mut found = roots::find(drained, &maps, threads, &list, target, before, all_stopped);
-        if let Some(touched) = Touched::open(tid, &maps) {
-            found.roots = found.roots.iter().flat_map(|root| touched_parts(&touched, root)).collect();
-        }
-        found
-    };
-    let (found, copied) = if is_worth_a_copy(&list, &searched_blocks) {
-        // Blocks are copied while roots are looked for: of all that the process waits for, these two take longest.
-        let (found, copied) = std::thread::scope(|scope| {
-            let copying = scope.spawn(|| Snapshot::take(target, searched_blocks, most));
-            let found = find_roots();
-            (found, copying.join().ok().flatten())
-        });
-        let copied = copied.and_then(|blocks| {
-            let left = most.saturating_sub(blocks.bytes());
-            Some(snapshot::Both(blocks, Snapshot::take(target, root_ranges(&found.roots, &maps), left)?))
-        });
-        (found, copied)
-    } else {
-        (find_roots(), None)
-    };
+    let mut list = huge::vec(blocks.len());
+    list.extend(blocks.iter().zip(&graph.scan).map(|(block, &scan)| reach::Block {
+        start: block.address,
+        size: block.size,
+        kind: block.kind,
+        scan,
+    }));
+    let copied = copied.and_then(|first| {
+        let missing = copy::missing(&list, first.ranges(), &maps);
+        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
+        Some(snapshot::Both(first, rest))
+    });
     let failure = target.failure();
     let searched: &dyn Memory = match &copied {
         Some(copied) => {
@@ -309,6 +311,7 @@ fn look(
         }
         None => target,
     };
+    let found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped);
     let by_loader = loaders_blocks(drained, blocks, found.loader_label);
     let reachability = reach::check(
         searched,
@@ -338,58 +341,6 @@ fn look(
     }
     let hidden = roots::hidden_ffmpegs(drained, &maps);
     Ok(Looked { reachability, graph, formats, labels: found.labels, hidden })
-}
-
-/// What of a root may have been written.
-fn touched_parts(touched: &Touched<'_>, root: &reach::RootRange) -> impl Iterator<Item = reach::RootRange> {
-    let label = root.label;
-    let parts = touched.parts(TargetRange { start: root.start, end: root.end });
-    parts.into_iter().map(move |part| reach::RootRange { start: part.start, end: part.end, label })
-}
-
-/// Most bytes that are copied: a GiB, and a quarter of the memory that is free. What is larger is searched while the process stands still.
-fn most_copied() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.freeram as u64).saturating_mul(u64::from(info.mem_unit)).div_ceil(4).min(1 << 30)
-}
-
-/// Fewer and smaller blocks are searched in less time than a copy of the roots takes.
-fn is_worth_a_copy(blocks: &[reach::Block], ranges: &[TargetRange]) -> bool {
-    blocks.len() >= 100_000 || ranges.iter().map(|range| range.len()).sum::<u64>() >= 64 << 20
-}
-
-/// What [`reach::check`] will read of blocks.
-fn block_ranges(blocks: &[reach::Block]) -> Vec<TargetRange> {
-    let mut ranges = Vec::new();
-    for block in blocks.iter().filter(|block| block.scan == reach::Scan::Words) {
-        // They are in order: a million small blocks are a few ranges.
-        let range = TargetRange { start: block.start, end: block.start.saturating_add(block.size) };
-        if !range.is_empty() {
-            snapshot::add_range(&mut ranges, range);
-        }
-    }
-    ranges
-}
-
-/// What it will read beside them: roots, and tables of virtual functions, to tell a C++ object's second base. Those are relocated,
-/// so they lie in the pages between a file's constants and its variables that became read-only (RELRO); of a program at a fixed
-/// address anywhere in its constants.
-fn root_ranges(roots: &[reach::RootRange], maps: &[Mapping]) -> Vec<TargetRange> {
-    /// Programs at fixed addresses lie below.
-    const FIXED: u64 = 1 << 32;
-    let mut ranges: Vec<TargetRange> =
-        roots.iter().map(|root| TargetRange { start: root.start, end: root.end }).collect();
-    let tables = maps.windows(2).filter(|pair| {
-        let (constants, next) = (&pair[0], &pair[1]);
-        let relro = constants.range.end == next.range.start && next.writable && next.name == constants.name;
-        constants.is_file()
-            && constants.is_scannable()
-            && !constants.writable
-            && !constants.executable
-            && (relro || constants.range.start < FIXED)
-    });
-    ranges.extend(tables.map(|pair| pair[0].range));
-    ranges
 }
 
 fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {

@@ -9,6 +9,7 @@ use crate::session::drain::Drained;
 use crate::target::maps::Mapping;
 use crate::target::memory::Memory;
 use crate::target::threads::ThreadState;
+use crate::target::touched::Touched;
 
 /// What a root is, in a report's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub fn find(
     threads: &[ThreadState],
     blocks: &[Block],
     memory: &dyn Memory,
+    touched: &Touched,
     before: &[TargetRange],
     all_stopped: bool,
 ) -> Found {
@@ -51,24 +53,10 @@ pub fn find(
         .filter(|(_, mapping)| mapping.writable && mapping.is_scannable())
         .map(|(at, mapping)| WritableRange { range: mapping.range, label: label(name(maps, at)) })
         .collect();
-    let mut never: Vec<TargetRange> = maps
-        .iter()
-        .filter(|mapping| mapping.is_memfd() && mapping.name == "/memfd:avleak")
-        .map(|mapping| mapping.range)
-        .collect();
-    let header = drained.segment.header();
-    let relaxed = std::sync::atomic::Ordering::Relaxed;
-    never.push(TargetRange::with_len(header.private_start.load(relaxed), header.private_bytes.load(relaxed)));
-    for index in 0..drained.segment.module_count() {
-        if let Some(module) = drained.types.symbolizer.module(index)
-            && module.is_own()
-        {
-            never.push(TargetRange { start: module.range.start, end: module.range.end.next_multiple_of(wire::PAGE) });
-        }
-    }
+    let mut never = own_memory(drained, maps);
     if all_stopped {
         // A thread that was not stopped is not listed, and no dead one.
-        never.extend(dead_stacks(maps, threads, memory));
+        never.extend(dead_stacks(maps, threads, memory, touched));
     }
     never.extend(
         young_arenas(maps, before, memory)
@@ -103,7 +91,31 @@ pub fn find(
         before,
     }
     .collect();
-    Found { roots, registers, labels, loader_label }
+    let roots = roots.iter().flat_map(|root: &RootRange| {
+        let parts = touched.within(TargetRange { start: root.start, end: root.end });
+        parts.map(|part| RootRange { start: part.start, end: part.end, label: root.label })
+    });
+    Found { roots: roots.collect(), registers, labels, loader_label }
+}
+
+/// What is libavleak.so's own in the target: its segment, its memory, its variables.
+pub fn own_memory(drained: &Drained, maps: &[Mapping]) -> Vec<TargetRange> {
+    let mut own: Vec<TargetRange> = maps
+        .iter()
+        .filter(|mapping| mapping.is_memfd() && mapping.name == "/memfd:avleak")
+        .map(|mapping| mapping.range)
+        .collect();
+    let header = drained.segment.header();
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    own.push(TargetRange::with_len(header.private_start.load(relaxed), header.private_bytes.load(relaxed)));
+    for index in 0..drained.segment.module_count() {
+        if let Some(module) = drained.types.symbolizer.module(index)
+            && module.is_own()
+        {
+            own.push(TargetRange { start: module.range.start, end: module.range.end.next_multiple_of(wire::PAGE) });
+        }
+    }
+    own
 }
 
 /// glibc's HEAP_MAX_SIZE: the memory of a thread arena begins at a multiple of it.
@@ -145,7 +157,7 @@ const DESCRIPTOR_ALIGN: usize = 64;
 ///
 /// A stack has a guard page below it, and at its top the thread's descriptor, whose first and third word are its own address
 /// (`tcbhead_t.tcb` and `.self`, sysdeps/x86_64/nptl/tls.h). Where no thread that lives has it as its fs base, the thread is dead.
-fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -> Vec<TargetRange> {
+fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, touched: &Touched) -> Vec<TargetRange> {
     let mut dead = Vec::new();
     let mut bytes = vec![0; 1 << 20];
     for pair in maps.windows(2) {
@@ -155,32 +167,38 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -
         if !guard || !plain || mapping.range.len() > LARGEST_STACK {
             continue;
         }
-        let mut at = mapping.range.start;
-        // Chunks overlap by a descriptor's start, so that none is cut in two.
-        while at < mapping.range.end {
-            let wanted = (mapping.range.end - at).min(bytes.len() as u64) as usize;
-            let got = memory.read(at, &mut bytes[..wanted]);
-            let found = (0..got.saturating_sub(24)).step_by(DESCRIPTOR_ALIGN).find(|&offset| {
-                let own = (at + offset as u64).to_le_bytes();
-                bytes[offset..offset + 8] == own && bytes[offset + 16..offset + 24] == own
-            });
-            if let Some(offset) = found {
-                let descriptor = at + offset as u64;
-                if threads.iter().all(|thread| thread.fs_base != descriptor)
-                    && let Some(stack) = stack_block(descriptor, memory)
-                    && below.range.contains(stack.start)
-                {
-                    dead.push(TargetRange { start: mapping.range.start, end: stack.end.min(mapping.range.end) });
-                }
-                break;
-            }
-            if got < wanted || wanted < bytes.len() {
-                break;
-            }
-            at += (wanted - DESCRIPTOR_ALIGN) as u64;
+        let descriptor = touched.within(mapping.range).find_map(|part| descriptor_in(part, memory, &mut bytes));
+        if let Some(descriptor) = descriptor
+            && threads.iter().all(|thread| thread.fs_base != descriptor)
+            && let Some(stack) = stack_block(descriptor, memory)
+            && below.range.contains(stack.start)
+        {
+            dead.push(TargetRange { start: mapping.range.start, end: stack.end.min(mapping.range.end) });
         }
     }
     dead
+}
+
+/// The first thread descriptor in a range.
+fn descriptor_in(range: TargetRange, memory: &dyn Memory, bytes: &mut [u8]) -> Option<u64> {
+    let mut at = range.start.next_multiple_of(DESCRIPTOR_ALIGN as u64);
+    while at < range.end {
+        let wanted = (range.end - at).min(bytes.len() as u64) as usize;
+        let got = memory.read(at, &mut bytes[..wanted]);
+        let found = (0..got.saturating_sub(24)).step_by(DESCRIPTOR_ALIGN).find(|&offset| {
+            let own = (at + offset as u64).to_le_bytes();
+            bytes[offset..offset + 8] == own && bytes[offset + 16..offset + 24] == own
+        });
+        if let Some(offset) = found {
+            return Some(at + offset as u64);
+        }
+        if got < wanted || wanted < bytes.len() {
+            return None;
+        }
+        // Chunks overlap by a descriptor's start, so that none is cut in two.
+        at += (wanted - DESCRIPTOR_ALIGN) as u64;
+    }
+    None
 }
 
 /// What glibc mapped for the thread with this descriptor (`struct pthread`: stackblock, stackblock_size, guardsize), guard included.

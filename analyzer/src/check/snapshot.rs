@@ -1,7 +1,4 @@
 //! A copy of what a check is going to search, so that the process need not stand still while it is searched.
-//!
-//! What is copied is what can be decisive: roots, live blocks that are searched, and the tables of C++ classes. Payload, most of the
-//! memory of a process that decodes, is not among it.
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
@@ -18,6 +15,8 @@ const PATIENCE: u32 = 256;
 pub struct Snapshot {
     /// Ascending, disjoint; where each begins in `bytes`.
     parts: Vec<(TargetRange, usize)>,
+    /// The parts again.
+    ranges: Vec<TargetRange>,
     bytes: MmapMut,
 }
 
@@ -72,11 +71,17 @@ impl Snapshot {
                 }
             }
         }
-        Some(Self { parts, bytes })
+        let ranges = parts.iter().map(|&(range, _)| range).collect();
+        Some(Self { parts, ranges, bytes })
     }
 }
 
 impl Snapshot {
+    /// What was copied: by address, disjoint.
+    pub fn ranges(&self) -> &[TargetRange] {
+        &self.ranges
+    }
+
     /// How many bytes were copied.
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::maps::{self, Mapping};
+use super::maps::Mapping;
 use crate::address::TargetRange;
 
 const PAGE: u64 = 4096;
@@ -21,74 +21,97 @@ const OF_FILE: u64 = 1 << 61;
 /// Entries that are read at a time.
 const ENTRIES: usize = 1 << 13;
 
-/// A process's page map.
-#[derive(Debug)]
-pub struct Touched<'a> {
-    pagemap: File,
-    maps: &'a [Mapping],
+/// Larger mappings are taken to be written all over: their page map alone would take seconds.
+const LARGEST: u64 = 1 << 40;
+
+/// What of a process's writable memory may have been written.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// By address, disjoint.
+    parts: Vec<TargetRange>,
 }
 
-impl<'a> Touched<'a> {
-    /// Of the process that the thread `tid` belongs to; `None` where the kernel does not show it.
-    pub fn open(tid: i32, maps: &'a [Mapping]) -> Option<Self> {
-        Some(Self { pagemap: File::open(format!("/proc/{tid}/pagemap")).ok()?, maps })
-    }
-
-    /// The parts of a range that may have been written; the whole range where that cannot be told.
-    pub fn parts(&self, range: TargetRange) -> Vec<TargetRange> {
-        match maps::find(self.maps, range.start) {
-            Some(mapping) if range.end <= mapping.range.end && self.tells(mapping) => {
-                self.written(range).unwrap_or_else(|| vec![range])
-            }
-            _ => vec![range],
-        }
-    }
-
-    fn tells(&self, mapping: &Mapping) -> bool {
-        let is_code = || {
-            let same = |other: &&Mapping| (other.inode, other.device) == (mapping.inode, mapping.device);
-            self.maps.iter().filter(same).any(|other| other.executable)
+impl Touched {
+    /// Of the process that the thread `tid` belongs to. Mappings of which it cannot be told are kept whole.
+    /// `never`: what is left out.
+    pub fn read(tid: i32, maps: &[Mapping], never: &[TargetRange]) -> Self {
+        let pagemap = File::open(format!("/proc/{tid}/pagemap")).ok();
+        let mut parts = Vec::new();
+        let is_wanted = |mapping: &&Mapping| {
+            let is_in = |range: &TargetRange| range.start <= mapping.range.start && mapping.range.end <= range.end;
+            mapping.writable && mapping.is_scannable() && !never.iter().any(is_in)
         };
-        !mapping.shared && (mapping.inode == 0 || is_code())
-    }
-
-    fn written(&self, range: TargetRange) -> Option<Vec<TargetRange>> {
-        let mut parts: Vec<TargetRange> = Vec::new();
-        let mut buffer = [0; 8 * ENTRIES];
-        let (mut page, end) = (range.start / PAGE, range.end.div_ceil(PAGE));
-        while page < end {
-            let wanted = (end - page).min(ENTRIES as u64) as usize * 8;
-            let got = self.pagemap.read_at(&mut buffer[..wanted], page * 8).ok()?;
-            // Short of the end of what a process can have: nobody knows why.
-            if got < 8 {
-                return None;
-            }
-            for entry in buffer[..got].as_chunks().0 {
-                let entry = u64::from_le_bytes(*entry);
-                if entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT {
-                    let start = (page * PAGE).max(range.start);
-                    let stop = (page * PAGE + PAGE).min(range.end);
-                    match parts.last_mut() {
-                        Some(last) if last.end == start => last.end = stop,
-                        _ => parts.push(TargetRange { start, end: stop }),
-                    }
-                }
-                page += 1;
+        for mapping in maps.iter().filter(is_wanted) {
+            let before = parts.len();
+            let told = pagemap
+                .as_ref()
+                .filter(|_| tells(mapping, maps))
+                .and_then(|pagemap| add_written(pagemap, mapping.range, &mut parts));
+            if told.is_none() {
+                parts.truncate(before);
+                parts.push(mapping.range);
             }
         }
-        Some(parts)
+        Self { parts }
     }
+
+    /// The parts, by address.
+    pub fn parts(&self) -> &[TargetRange] {
+        &self.parts
+    }
+
+    /// What of a range of writable memory may have been written.
+    pub fn within(&self, range: TargetRange) -> impl Iterator<Item = TargetRange> {
+        let first = self.parts.partition_point(|part| part.end <= range.start);
+        let inside = self.parts[first..].iter().take_while(move |part| part.start < range.end);
+        inside.map(move |part| TargetRange { start: part.start.max(range.start), end: part.end.min(range.end) })
+    }
+}
+
+fn tells(mapping: &Mapping, maps: &[Mapping]) -> bool {
+    let is_code = || {
+        let same = |other: &&Mapping| (other.inode, other.device) == (mapping.inode, mapping.device);
+        maps.iter().filter(same).any(|other| other.executable)
+    };
+    !mapping.shared && mapping.range.len() <= LARGEST && (mapping.inode == 0 || is_code())
+}
+
+/// Adds the written pages of a mapping; `None` where the kernel does not say.
+fn add_written(pagemap: &File, range: TargetRange, parts: &mut Vec<TargetRange>) -> Option<()> {
+    let first = parts.len();
+    let mut buffer = [0; 8 * ENTRIES];
+    let (mut page, end) = (range.start / PAGE, range.end / PAGE);
+    while page < end {
+        let wanted = (end - page).min(ENTRIES as u64) as usize * 8;
+        let got = pagemap.read_at(&mut buffer[..wanted], page * 8).ok()?;
+        if got < 8 {
+            return None;
+        }
+        for entry in buffer[..got].as_chunks().0 {
+            let entry = u64::from_le_bytes(*entry);
+            if entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT {
+                let (start, stop) = (page * PAGE, page * PAGE + PAGE);
+                match parts[first..].last_mut() {
+                    Some(last) if last.end == start => last.end = stop,
+                    _ => parts.push(TargetRange { start, end: stop }),
+                }
+            }
+            page += 1;
+        }
+    }
+    Some(())
 }
 
 #[cfg(test)]
 #[allow(unsafe_code, reason = "pages of this process are mapped and looked at from outside")]
 mod tests {
     use super::*;
+    use crate::target::maps;
     use memmap2::MmapOptions;
 
     fn parts_of(range: TargetRange) -> Vec<TargetRange> {
         let maps = maps::read_maps(std::process::id() as i32).expect("the mappings");
-        Touched::open(std::process::id() as i32, &maps).expect("the page map").parts(range)
+        Touched::read(std::process::id() as i32, &maps, &[]).within(range).collect()
     }
 
     #[test]
@@ -117,8 +140,8 @@ mod tests {
         file.set_len(8 * PAGE).expect("its size");
         // SAFETY: nobody shortens the file.
         let (shared, private) = unsafe {
-            let private = MmapOptions::new().map_copy(&file).expect("a mapping");
-            (MmapOptions::new().len(8 * PAGE as usize).map_mut(&file).expect("a mapping"), private)
+            let (shared, private) = (MmapOptions::new(), MmapOptions::new());
+            (shared.map_mut(&file).expect("a mapping"), private.map_copy(&file).expect("a mapping"))
         };
         for start in [shared.as_ptr() as u64, private.as_ptr() as u64] {
             let all = TargetRange { start, end: start + 8 * PAGE };
