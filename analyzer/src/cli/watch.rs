@@ -14,6 +14,10 @@ use crate::report::model::{Ended, Level, Report};
 use crate::session::server::{Session, Trace};
 use crate::target::tracer::{Tracer, TracerEvent};
 
+/// A process with so many live blocks is let go as soon as its memory was copied: to search the copy takes long. An analyzer that is killed
+/// meanwhile leaves it unjudged. Any other one stays held until its report is the keeper's.
+const MANY_BLOCKS: u64 = 100_000;
+
 /// How long after a process's death its tracer may still report the end that it held.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -28,8 +32,7 @@ pub enum WatchEvent {
     },
 }
 
-/// Whom the watch tells of its checks, from any thread: the session's number, and the report where there is one already. A process is let
-/// go only after its report was told.
+/// Whom the watch tells of its checks, from any thread: the session's number, and the report where there is one already.
 pub type Told = Arc<dyn Fn(u64, Option<&Report>) + Send + Sync>;
 
 /// The registered processes of one command or one bare preload.
@@ -199,15 +202,18 @@ impl Watch {
         let work = move || {
             let (number, pid) = (session.number, session.pid);
             let held = matches!(reach, Reach::Held { .. });
-            let mut report =
+            let (mut report, let_go) =
                 check_one(*session, ended, reach, (level, names_peaks), quiet, tracer.as_deref(), &cancel, stopped_at);
-            if held {
+            if held && !let_go {
                 // Its memory was not needed for all of that time, but it stood still.
                 report.check.stopped_ms = stopped_at.elapsed().as_secs_f64() * 1e3;
             }
             // Only then is it let go: were this process killed before, another one would check it once more.
             told(number, Some(&report));
-            if held && let Some(tracer) = &tracer {
+            if held
+                && !let_go
+                && let Some(tracer) = &tracer
+            {
                 let _ = tracer.release(pid);
             }
             let _ = sender.send(WatchEvent::Checked);
@@ -232,7 +238,7 @@ fn check_one(
     tracer: Option<&Tracer>,
     cancel: &AtomicBool,
     stopped_at: Instant,
-) -> Report {
+) -> (Report, bool) {
     let pid = session.pid;
     let held = matches!(reach, Reach::Held { .. });
     let title = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
@@ -243,9 +249,12 @@ fn check_one(
         Ok(drained) => drained,
         Err(panic) => {
             let why = format!("the drain failed: {panic}");
-            return Report::of_failure(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &why);
+            let report = Report::of_failure(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &why);
+            return (report, false);
         }
     };
+    let is_large = drained.live.len() >= MANY_BLOCKS;
+    let let_go = AtomicBool::new(false);
     let subject = Subject {
         pid,
         exe: session.exe.to_string_lossy().into_owned(),
@@ -257,7 +266,7 @@ fn check_one(
         untraced: session.untraced,
         notes: Vec::new(),
     };
-    check::run(
+    let report = check::run(
         subject,
         &Order {
             level,
@@ -274,8 +283,15 @@ fn check_one(
                 }
             },
             cancel,
-            release: &|| (),
+            release: &|| {
+                if held && let Some(tracer) = tracer {
+                    let_go.store(is_large, Ordering::Relaxed);
+                    // Where it stays held, the names of functions are still to be read.
+                    let _ = if is_large { tracer.release(pid) } else { tracer.keep(pid) };
+                }
+            },
             stopped_at,
         },
-    )
+    );
+    (report, let_go.into_inner())
 }
