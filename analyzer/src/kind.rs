@@ -1,7 +1,7 @@
 //! What a block is.
 
 /// The type of a live block, as its allocation stack and size tell it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum ObjectKind {
     /// Not made by FFmpeg, or not known to be.

@@ -14,6 +14,7 @@ pub mod gate;
 pub mod golang;
 pub mod graph;
 pub mod huge;
+pub mod keeper;
 pub mod kind;
 pub mod live;
 pub mod reach;

@@ -1,16 +1,17 @@
-//! Faults: avleak stopped in the middle of its work, a target killed, a target that writes over its own segment.
+//! Faults: avleak killed or stopped in the middle of its work, a target killed, a target that writes over its own segment.
 //!
 //! How often is `AVLEAK_KILLS`, 100 in `make test-all`. When is random; a test that fails says when it was.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use avleak_tests::avleak::{Run, Started};
+use avleak_tests::avleak::{LIMIT, Outcome, Run, Started, read_report};
 use avleak_tests::truth::{self, number};
-use avleak_tests::{programs, scratch};
+use avleak_tests::{avleak_binary, avleak_library, process, programs, scratch};
 
 fn kills() -> u64 {
     std::env::var("AVLEAK_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
@@ -35,9 +36,132 @@ impl Random {
 /// How long the analyzer stands still.
 const STOPPED: Duration = Duration::from_secs(10);
 
-/// The process that analyzes.
-fn analyzer_of(started: &Started) -> u32 {
-    started.running.pid()
+/// The process that `parent` (`avleak run`, or the `avleak serve` of a bare preload) started as its analyzer, if it lives.
+fn analyzer_of(parent: u32) -> Option<u32> {
+    let is_analyzer = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|&byte| byte == 0).nth(1) == Some(b"analyze")
+    };
+    children_of(parent).into_iter().find(is_analyzer)
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
+}
+
+/// Kills the analyzer of a run; false where there is none at the moment.
+fn kill_analyzer(parent: u32) -> bool {
+    let pid = analyzer_of(parent).and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+    pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+}
+
+fn steady(twin: &str) -> Started {
+    let program = programs::program("faulted");
+    Run::new([program.as_os_str(), "steady".as_ref(), twin.as_ref()]).start()
+}
+
+/// What two runs of one program have in common: all but times, process ids, and what threads do at once.
+fn essence(outcome: &Outcome) -> Value {
+    let report = outcome.report();
+    let groups = report["groups"].as_array().into_iter().flatten().map(|group| {
+        let freed = group["freed_elsewhere"].as_array().into_iter().flatten();
+        serde_json::json!({
+            "id": group["id"], "object": group["object"], "class": group["class"], "count": group["count"],
+            "outermost": group["outermost"], "bytes": group["bytes"], "leak": group["leak"],
+            "pinned": group["pinned_bytes"], "stack": group["stack"],
+            "freed": freed.map(|site| site["count"].clone()).collect::<Vec<_>>(),
+        })
+    });
+    let mut groups: Vec<Value> = groups.collect();
+    groups.sort_by_key(|group| group["id"].to_string() + &group["class"].to_string());
+    let mut observed = report["observed"].clone();
+    if let Some(observed) = observed.as_object_mut() {
+        observed.remove("peak_blocks");
+    }
+    serde_json::json!({
+        "verdict": report["verdict"], "reason": report["reason"], "leaks": report["leaks"], "totals": report["totals"],
+        "ended": report["target"]["ended"], "observed": observed, "groups": groups, "exit": report["exit"],
+        "completeness": report["completeness"],
+    })
+}
+
+/// Kills the analyzer `times` times, at random moments of the run and of the check after it; the report is the same.
+fn survives(twin: &str, times: u64, expected: &Value, random: &mut Random) {
+    let started = steady(twin);
+    let mut moments: Vec<u64> = (0..times).map(|_| random.below(1500)).collect();
+    moments.sort_unstable();
+    let (mut at, mut done) = (0, 0);
+    for &moment in &moments {
+        std::thread::sleep(Duration::from_millis(moment - at));
+        at = moment;
+        done += u64::from(kill_analyzer(started.running.pid()));
+    }
+    let outcome = started.finish();
+    truth::check(&outcome);
+    let found = essence(&outcome);
+    assert_eq!(&found, expected, "killed after {moments:?} ms\n{}", outcome.finished.stderr);
+    // What was killed was started again, and that is said; in the very last moment there is nobody to notice it.
+    let said = outcome.finished.stderr.contains("was started again");
+    assert!(said || done <= 1, "{done} kills, and nothing is said of them:\n{}", outcome.finished.stderr);
+    println!("{twin}: {done} of {times} kills met an analyzer, at {moments:?} ms");
+}
+
+#[test]
+fn an_analyzer_that_is_killed_once_reports_what_it_would_have() {
+    let mut random = Random::new();
+    for twin in ["leak", "clean"] {
+        let undisturbed = steady(twin).finish();
+        truth::check(&undisturbed);
+        let expected = essence(&undisturbed);
+        for _ in 0..kills().div_ceil(2) {
+            survives(twin, 1, &expected, &mut random);
+        }
+    }
+}
+
+#[test]
+fn an_analyzer_that_is_killed_again_and_again_reports_what_it_would_have() {
+    let undisturbed = steady("leak").finish();
+    let expected = essence(&undisturbed);
+    for _ in 0..kills().div_ceil(8) {
+        survives("leak", 10, &expected, &mut Random::new());
+    }
+}
+
+/// The same without `avleak run`: the analyzer's keeper is the process that the library started.
+#[test]
+fn a_bare_preload_survives_its_analyzer() {
+    let folder = scratch();
+    let mut command = Command::new(programs::program("faulted"));
+    command.args(["steady", "leak"]).current_dir(folder.path()).env("LD_PRELOAD", avleak_library());
+    command.env("AVLEAK_ANALYZER", avleak_binary()).env("AVLEAK_OPTIONS", "quiet=1:patience_ms=60000");
+    command.env("TMPDIR", folder.path());
+    let running = process::start_marked(&mut command, LIMIT, folder.path().to_str().expect("UTF-8"));
+    let mut random = Random::new();
+    let mut killed = 0;
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(50 + random.below(200)));
+        let marked = |pid: u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let mark = folder.path().as_os_str().as_encoded_bytes();
+            environment.windows(mark.len()).any(|part| part == mark)
+        };
+        let keepers = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let mut keepers = keepers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let keeper = keepers.find(|&pid| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|&byte| byte == 0).nth(1) == Some(b"serve") && marked(pid)
+        });
+        killed += u32::from(keeper.is_some_and(kill_analyzer));
+    }
+    let done = running.finish();
+    assert!(killed > 0, "nobody was there to be killed");
+    let truths = truth::truths(&done.text());
+    let report = read_report(&folder.path().join(format!("avleak.{}.json", truths[0]["pid"]))).expect("a report");
+    let faults = truth::faults(&truths, std::slice::from_ref(&report));
+    assert!(faults.is_empty(), "{}\n{report:#}\n{}", faults.join("\n"), done.stderr);
 }
 
 /// Nobody drains the rings: the host goes on, what could not be told is counted, and nothing is claimed. Frames whose end nobody saw are
@@ -49,7 +173,7 @@ fn stopped_in_a_flood(twin: &str, options: &str) {
     let run = Run::new([program.as_os_str(), "flood".as_ref(), go.as_os_str(), twin.as_ref()]);
     let mut started = run.env("AVLEAK_OPTIONS", options).start();
     started.running.wait_for_line("ready");
-    let analyzer = analyzer_of(&started);
+    let analyzer = analyzer_of(started.running.pid()).expect("an analyzer");
     started.running.signal(analyzer, Signal::STOP);
     let stopped = Instant::now();
     std::fs::write(&go, "").expect("the word to begin");
@@ -89,7 +213,7 @@ fn an_analyzer_that_is_stopped_at_the_end_finds_what_it_would_have() {
     let program = programs::program("faulted");
     let mut started = Run::new([program.as_os_str(), "last".as_ref(), go.as_os_str()]).start();
     started.running.wait_for_line("ready");
-    let analyzer = analyzer_of(&started);
+    let analyzer = analyzer_of(started.running.pid()).expect("an analyzer");
     started.running.signal(analyzer, Signal::STOP);
     std::fs::write(&go, "").expect("the word to end");
     started.running.wait_for_line("\"truth\"");
@@ -127,13 +251,8 @@ fn assert_counted(report: &Value, (made, lost): (u64, u64), moment: u64) {
 /// The process in which `avleak` (process `parent`) runs this program.
 fn child_of(parent: u32, program: &Path) -> u32 {
     loop {
-        let threads = std::fs::read_dir(format!("/proc/{parent}/task")).expect("avleak's threads");
-        let lists = threads.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-        let pids: Vec<u32> = lists
-            .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect::<Vec<_>>())
-            .collect();
         let runs = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
-        match pids.into_iter().find(runs) {
+        match children_of(parent).into_iter().find(runs) {
             Some(pid) => return pid,
             None => std::thread::sleep(Duration::from_millis(5)),
         }

@@ -35,7 +35,8 @@ pub const KIND_API_PACKET_ALLOC: u8 = 19;
 /// av_packet_free is about to free `address`.
 pub const KIND_API_PACKET_FREE: u8 = 20;
 
-pub(crate) const ADDRESS_BITS: u32 = 56;
+/// The address of word 1; above it the kind.
+pub const ADDRESS_BITS: u32 = 56;
 
 /// A decoded event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

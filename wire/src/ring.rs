@@ -226,6 +226,11 @@ impl<M: RingMemory> Consumer<M> {
         self.corrupt
     }
 
+    /// Another reader found nonsense here.
+    pub fn abandon(&mut self) {
+        self.corrupt = true;
+    }
+
     /// `busy`: where it is even, and was the same at an earlier look at the young, they have not changed but for cancellations.
     pub fn activity(&self) -> u32 {
         // Pairs with the producer's release in `end`.
@@ -262,9 +267,34 @@ impl<M: RingMemory> Consumer<M> {
         }
     }
 
-    /// Hands every published event to `take`, then frees the slots.
-    /// Events lag behind in the shared tail until all of them were taken: a reader that dies in between reads them again.
-    pub fn drain(&mut self, mut take: impl FnMut(Event)) -> Drained {
+    /// Hands every published event to `take`, then gives the slots back.
+    pub fn drain(&mut self, take: impl FnMut(Event)) -> Drained {
+        let drained = self.copy(take);
+        self.give_back();
+        drained
+    }
+
+    /// How many events were taken out of the ring since it exists.
+    pub fn position(&self) -> u64 {
+        self.tail
+    }
+
+    /// Goes on at `position`, up to which another reader is known to have come: farther than the shared tail says, if that reader died
+    /// before it gave the slots back.
+    pub fn resume(&mut self, position: u64) {
+        self.tail = position;
+        self.give_back();
+    }
+
+    /// The producer may use the slots of all events that were taken.
+    pub fn give_back(&self) {
+        // Pairs with the producer's acquire of `tail`.
+        self.header().tail.store(self.tail, Ordering::Release);
+    }
+
+    /// Hands every published event to `take`. The slots stay as they are until [`Self::give_back`]: a reader that keeps the events somewhere
+    /// else in between, and dies there, has lost nothing.
+    pub fn copy(&mut self, mut take: impl FnMut(Event)) -> Drained {
         if self.corrupt {
             return Drained { events: 0, idle: true };
         }
@@ -282,13 +312,12 @@ impl<M: RingMemory> Consumer<M> {
                 Some(event) => take(event),
                 None => {
                     self.corrupt = true;
+                    self.tail = index;
                     return Drained { events: taken, idle: true };
                 }
             }
         }
         self.tail = head;
-        // Pairs with the producer's acquire of `tail`.
-        self.header().tail.store(head, Ordering::Release);
         Drained { events: count, idle }
     }
 }
@@ -352,6 +381,29 @@ mod tests {
             assert_eq!(drained, Drained { events: RING_EVENTS, idle: true });
         }
         assert_eq!(seen, 5 * RING_EVENTS);
+    }
+
+    #[test]
+    fn a_reader_that_died_before_it_gave_slots_back_is_followed_by_one_that_knows() {
+        let memory = Memory::new();
+        let (producer, mut first) = memory.both();
+        let mut known = 0;
+        (0..10).for_each(|stamp| _ = producer.push(event(stamp), &mut known).expect("room"));
+        assert_eq!((first.copy(|_| ()).events, first.position()), (10, 10));
+        assert_eq!(first.header().tail.load(Ordering::Relaxed), 0, "not given back yet");
+        // SAFETY: as in `both`; the first reader is used no more.
+        #[allow(unsafe_code, reason = "another reader of the test's ring")]
+        let mut second = Consumer::over(unsafe { Mapped::new(memory.0) });
+        assert_eq!(second.position(), 0);
+        second.resume(first.position());
+        assert_eq!(
+            (second.drain(|_| panic!("taken twice")).events, second.header().tail.load(Ordering::Relaxed)),
+            (0, 10)
+        );
+        producer.push(event(10), &mut known).unwrap();
+        let mut taken = Vec::new();
+        second.drain(|event| taken.push(event));
+        assert_eq!(taken, [event(10)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+pub mod analyze;
 pub mod baseline;
 pub mod ci;
 pub mod diff;
@@ -38,6 +39,7 @@ enum Command {
     Serve(serve::ServeArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
+    Analyze(analyze::AnalyzeArgs),
 }
 
 /// Reads the arguments of this process and does what they say; returns the exit status.
@@ -51,5 +53,6 @@ pub fn main() -> i32 {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
+        Command::Analyze(arguments) => analyze::run(&arguments),
     }
 }

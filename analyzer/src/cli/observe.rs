@@ -6,23 +6,20 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use avleak_wire::registration::PATIENCE_VARIABLE;
-use crossbeam_channel::{never, select, unbounded};
+use crossbeam_channel::{never, select};
 
 use super::linked_in;
 use super::only::OnlyArgs;
 use super::preflight::{self, Preflight};
 use super::python::{self, PythonArgs};
 use super::supervise::{Supervisor, SupervisorEvent};
-use super::watch::Watch;
 use crate::gate::apply::Rules;
+use crate::keeper::{Keeper, KeeperOptions};
 use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
 use crate::report::verdict;
-use crate::session::server;
-use crate::target::tracer::{Tracer, TracerOptions};
 
 /// How long a process under `avleak run` may have to wait until it is traced: on a busy machine the default would let it end
 /// unjudged.
@@ -117,18 +114,14 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
     };
     let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
     let options = super::serve::Options::from_environment();
-    let (tracer, why_not) = if options.ptrace {
-        match Tracer::spawn_with(TracerOptions { patience: PATIENCE, ..TracerOptions::default() }) {
-            Ok(tracer) => (Some(Arc::new(tracer)), None),
-            Err(error) => (None, Some(error.to_string())),
-        }
-    } else {
-        (None, Some("ptrace=0 in AVLEAK_OPTIONS".into()))
-    };
-    let mut watch = Watch::new(order.level, order.quiet, tracer.clone());
-    watch.names_peaks = order.files;
-    let (server_sender, server_events) = unbounded();
-    let socket = server::listen(watch.trace(why_not), server_sender).map_err(|error| error.to_string())?;
+    let mut keeper = Keeper::start(&KeeperOptions {
+        level: order.level,
+        quiet: order.quiet,
+        names_peaks: order.files,
+        traces: options.ptrace,
+        patience: PATIENCE,
+    })?;
+    let socket = keeper.listen().map_err(|error| error.to_string())?;
     let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
     let mut environment = vec![
         (OsString::from("LD_PRELOAD"), preload),
@@ -138,16 +131,16 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
     environment.extend(python::environment(order.python, &program, order.command));
     environment.extend(only);
     let supervisor = Supervisor::start(&program, order.command, &environment).map_err(|error| error.to_string())?;
-    let traced = tracer.as_ref().map_or_else(never, |tracer| tracer.events());
-    let (ended, survivors) = follow(&mut watch, &supervisor, &server_events, traced, (&socket, order.only));
-    for line in &watch.refusals {
+    let (ended, survivors) = follow(&mut keeper, &supervisor, (&socket, order.only));
+    if let (times @ 1.., signal) = keeper.restarts {
+        say(&restarted(times, signal));
+    }
+    for line in &keeper.refusals {
         say(line);
     }
-    let mut reports = std::mem::take(&mut watch.reports);
+    let mut reports = std::mem::take(&mut keeper.reports);
     reports.sort_by(|a, b| a.target.started.cmp(&b.target.started).then(a.target.pid.cmp(&b.target.pid)));
-    if let Some(tracer) = tracer {
-        tracer.shut_down();
-    }
+    keeper.shut_down();
     let nameless = |program: &Path| linked_in::holds_ffmpeg(program) && !linked_in::names_ffmpeg(program);
     let linked_in = (reports.is_empty() && nameless(&program)).then_some(program);
     Ok(Observation { ended, reports, warned, linked_in, survivors })
@@ -187,26 +180,26 @@ fn survivors_of((socket, only): (&str, &OnlyArgs), command: i32) -> Vec<Survivor
         .collect()
 }
 
+/// The analyzer was started again.
+fn restarted(times: u64, signal: Option<i32>) -> String {
+    let by = signal.map_or_else(String::new, |signal| format!(" (the last time by signal {signal})"));
+    let times = if times == 1 { "once".into() } else { format!("{times} times") };
+    format!("the analyzer process ended{by} and was started again {times}; it went on where it stood")
+}
+
 /// Until the command and every process that registered has ended and been checked.
-fn follow(
-    watch: &mut Watch,
-    supervisor: &Supervisor,
-    server: &crossbeam_channel::Receiver<server::ServerEvent>,
-    tracer: crossbeam_channel::Receiver<crate::target::tracer::TracerEvent>,
-    marks: (&str, &OnlyArgs),
-) -> (Option<Ended>, Vec<String>) {
-    let (supervised, watched) = (supervisor.events(), watch.events());
+fn follow(keeper: &mut Keeper, supervisor: &Supervisor, marks: (&str, &OnlyArgs)) -> (Option<Ended>, Vec<String>) {
+    let (supervised, news) = (supervisor.events(), keeper.news());
     let mut supervised = Some(supervised);
-    let mut tracer = tracer;
     let mut ended = None;
     let mut since: Option<Instant> = None;
     let mut told = false;
     let (mut survivors, mut dormant, mut given_up) = (Vec::new(), Vec::new(), false);
     loop {
-        if supervised.is_none() && watch.is_idle() {
+        if supervised.is_none() && keeper.is_idle() {
             // What registered in the very last moment is in the channel by now.
-            if let Ok(event) = server.try_recv() {
-                watch.on_server(event);
+            if let Ok(one) = news.try_recv() {
+                keeper.on(one);
                 continue;
             }
             if !given_up {
@@ -231,17 +224,12 @@ fn follow(
             }
         }
         select! {
-            recv(server) -> event => if let Ok(event) = event { watch.on_server(event) },
-            recv(tracer) -> event => match event {
-                Ok(event) => watch.on_tracer(event),
-                Err(_) => tracer = never(),
-            },
-            recv(watched) -> event => if let Ok(event) = event { watch.on_watch(event) },
+            recv(news) -> one => if let Ok(one) = one { keeper.on(one) },
             recv(supervised.clone().unwrap_or_else(never)) -> event => match event {
                 Ok(SupervisorEvent::Interrupted { .. }) => {
                     // The program's, unless it is being checked: then for whoever does not want to wait.
-                    if watch.is_checking() {
-                        watch.cancel();
+                    if keeper.is_checking() {
+                        keeper.cancel();
                     }
                 }
                 Ok(SupervisorEvent::ChildExited(how)) => {
@@ -260,19 +248,19 @@ fn follow(
         if let Some(since) = since
             && !told
             && since.elapsed() > SILENCE
-            && !(watch.running().is_empty() && survivors.is_empty())
+            && !(keeper.running().is_empty() && survivors.is_empty())
         {
             told = true;
-            let all: Vec<String> = watch.running().into_iter().chain(survivors.iter().cloned()).collect();
+            let all: Vec<String> = keeper.running().into_iter().chain(survivors.iter().cloned()).collect();
             say(&format!("waiting for {}, which outlived the command (Ctrl-C ends the wait)", all.join(", ")));
         }
         if supervised.is_none()
             && let Ok(SupervisorEvent::Interrupted { .. }) = supervisor.events().try_recv()
         {
-            if watch.is_checking() {
-                watch.cancel();
+            if keeper.is_checking() {
+                keeper.cancel();
             }
-            watch.give_up_on_running();
+            keeper.give_up_on_running();
             given_up = true;
         }
     }

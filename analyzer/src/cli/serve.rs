@@ -4,19 +4,17 @@ use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use avleak_wire::options::{self, KEYS};
-use crossbeam_channel::{never, select, unbounded};
+use avleak_wire::registration::PATIENCE_MS;
 
 use super::gate_options::GateOptions;
-use super::watch::Watch;
+use crate::keeper::{Keeper, KeeperOptions, News};
 use crate::render::json;
 use crate::report::model::{Level, Report, Verdict};
 use crate::report::verdict::EXIT_AVLEAK;
-use crate::session::server;
-use crate::target::tracer::Tracer;
+use crate::session::server::{self, Arrival};
 
 /// Follow the one process at the other end of an inherited socket (libavleak.so starts this).
 #[derive(Debug, clap::Args)]
@@ -86,57 +84,43 @@ pub fn run(args: &ServeArgs) -> i32 {
     // SAFETY: an open descriptor that libavleak.so gave to this process and that nothing else here owns.
     let connection = UnixStream::from(unsafe { OwnedFd::from_raw_fd(args.descriptor) });
     let _ = rustix::io::fcntl_setfd(&connection, rustix::io::FdFlags::CLOEXEC);
-    let (tracer, why_not) = if options.ptrace {
-        match Tracer::spawn() {
-            Ok(tracer) => (Some(Arc::new(tracer)), None),
-            Err(error) => (None, Some(error.to_string())),
-        }
-    } else {
-        (None, Some("ptrace=0 in AVLEAK_OPTIONS".into()))
+    // Nobody may want to watch it, and then nothing is to be started.
+    let arrival = server::receive(connection);
+    if matches!(arrival, Arrival::Closed) {
+        return 0;
+    }
+    let options_of_keeper = KeeperOptions {
+        level: options.level,
+        quiet: true,
+        names_peaks: true,
+        traces: options.ptrace,
+        patience: Duration::from_millis(PATIENCE_MS),
     };
-    let mut watch = Watch::new(options.level, true, tracer.clone());
-    let (sender, server_events) = unbounded();
-    let trace = watch.trace(why_not);
-    if std::thread::Builder::new()
-        .name("avleak-server".into())
-        .spawn(move || {
-            let _ = sender.send(server::receive(connection, &trace));
-        })
-        .is_err()
-    {
-        say("cannot start a thread");
-        return EXIT_AVLEAK;
-    }
-    let mut traced = tracer.as_ref().map_or_else(never, |tracer| tracer.events());
-    let watched = watch.events();
-    let mut registered = false;
-    while !(registered && watch.is_idle()) {
-        select! {
-            recv(server_events) -> event => match event {
-                Ok(event) => { registered = true; watch.on_server(event); }
-                Err(_) => registered = true,
-            },
-            recv(traced) -> event => match event {
-                Ok(event) => watch.on_tracer(event),
-                Err(_) => traced = never(),
-            },
-            recv(watched) -> event => if let Ok(event) = event { watch.on_watch(event) },
-            default(Duration::from_secs(1)) => (),
+    let mut keeper = match Keeper::start(&options_of_keeper) {
+        Ok(keeper) => keeper,
+        Err(line) => {
+            say(&line);
+            return EXIT_AVLEAK;
+        }
+    };
+    let news = keeper.news();
+    keeper.on(News::Arrived(arrival));
+    while !keeper.is_idle() {
+        if let Ok(one) = news.recv() {
+            keeper.on(one);
         }
     }
-    for line in &watch.refusals {
+    for line in &keeper.refusals {
         say(line);
     }
     // A bare preload has no option for files; what avleak brings along holds here too.
     if let Ok(rules) = GateOptions::default().load() {
-        for report in &mut watch.reports {
+        for report in &mut keeper.reports {
             rules.apply_to_process(report, 1);
         }
     }
-    let status = watch.reports.iter().map(|report| leave(report, &options)).max().unwrap_or(0);
-    if let Some(tracer) = tracer {
-        tracer.shut_down();
-    }
+    let status = keeper.reports.iter().map(|report| leave(report, &options)).max().unwrap_or(0);
+    keeper.shut_down();
     status
 }
 

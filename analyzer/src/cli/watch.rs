@@ -1,9 +1,9 @@
-//! Following registered processes to their end, and checking each there: what `run` and `serve` have in common.
+//! Following registered processes to their end, and checking each there: the analyzer's work, in a process of its own.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -11,19 +11,22 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::check::{self, Order, Reach, Subject};
 use crate::render::progress::Progress;
 use crate::report::model::{Ended, Level, Report};
-use crate::session::server::{ServerEvent, Session, Trace};
+use crate::session::server::{Session, Trace};
 use crate::target::tracer::{Tracer, TracerEvent};
+
+/// A process with so many live blocks is let go as soon as its memory was copied: to search the copy takes long. An analyzer that is killed
+/// meanwhile leaves it unjudged. Any other one stays held until its report is the keeper's …
+const MANY_BLOCKS: u64 = 100_000;
+/// … but no longer than this after its memory was read.
+const HELD_FOR_REPORT: Duration = Duration::from_secs(1);
 
 /// How long after a process's death its tracer may still report the end that it held.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// A Ctrl-C that ended the program may arrive a little later here.
-const MEANT_FOR_THE_PROGRAM: Duration = Duration::from_millis(200);
-
 /// What the watch itself is told by its threads.
 pub enum WatchEvent {
-    /// A check is finished.
-    Checked(Box<Report>),
+    /// A check is finished, and its report is where it is to go.
+    Checked,
     /// A registered process is gone.
     Died {
         /// Which session: pids come again.
@@ -31,50 +34,45 @@ pub enum WatchEvent {
     },
 }
 
+/// Whom the watch tells of its checks, from any thread: the session's number, and the report where there is one already.
+pub type Told = Arc<dyn Fn(u64, Option<&Report>) + Send + Sync>;
+
 /// The registered processes of one command or one bare preload.
 pub struct Watch {
     level: Level,
     quiet: bool,
     tracer: Option<Arc<Tracer>>,
-    sessions: HashMap<i32, Known>,
-    next: u64,
+    sessions: HashMap<i32, Box<Session>>,
     /// Ends that were reported before the registration was.
     early: HashMap<i32, TracerEvent>,
+    /// Those whom another analyzer watched are here; and the tracer has told of all whom it had for that one.
+    ready: (bool, bool),
     checking: usize,
-    /// When the oldest of the checks under way was started.
-    checking_since: Option<Instant>,
     cancel: Arc<AtomicBool>,
     /// What made up the peaks is named in the reports.
     pub names_peaks: bool,
-    /// Finished.
-    pub reports: Vec<Report>,
+    told: Told,
     /// One line each: processes that could not be taken.
     pub refusals: Vec<String>,
     sender: Sender<WatchEvent>,
     events: Receiver<WatchEvent>,
 }
 
-struct Known {
-    number: u64,
-    session: Box<Session>,
-}
-
 impl Watch {
     /// Nobody is watched yet. Without a tracer every process is reported unclassified.
-    pub fn new(level: Level, quiet: bool, tracer: Option<Arc<Tracer>>) -> Self {
+    pub fn new(level: Level, quiet: bool, tracer: Option<Arc<Tracer>>, told: Told) -> Self {
         let (sender, events) = unbounded();
         Self {
             level,
             quiet,
             tracer,
             sessions: HashMap::new(),
-            next: 0,
             early: HashMap::new(),
+            ready: (false, false),
             checking: 0,
-            checking_since: None,
             cancel: Arc::default(),
             names_peaks: true,
-            reports: Vec::new(),
+            told,
             refusals: Vec::new(),
             sender,
             events,
@@ -96,46 +94,38 @@ impl Watch {
         self.events.clone()
     }
 
-    /// Nobody is watched or checked any more.
-    pub fn is_idle(&self) -> bool {
-        self.sessions.is_empty() && self.checking == 0
-    }
-
-    /// A check has been under way for a while: a Ctrl-C now is meant for it, not for the program, whose end it would have brought.
-    pub fn is_checking(&self) -> bool {
-        self.checking_since.is_some_and(|since| since.elapsed() > MEANT_FOR_THE_PROGRAM)
-    }
-
-    /// Those that still run, one word each: `server (pid 812)`.
-    pub fn running(&self) -> Vec<String> {
-        let mut running: Vec<String> = self.sessions.values().map(|known| title(&known.session)).collect();
-        running.sort();
-        running
-    }
-
     /// Ends every check at once; what was held goes on dying.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// The server has news.
-    pub fn on_server(&mut self, event: ServerEvent) {
-        match event {
-            ServerEvent::Refused(line) => self.refusals.push(line),
-            ServerEvent::Closed => (),
-            ServerEvent::Registered(session) => {
-                let pid = session.pid;
-                self.next += 1;
-                let number = self.next;
-                self.await_death(number, &session);
-                let before = self.sessions.insert(pid, Known { number, session });
-                if let Some(before) = before {
-                    // The same process under a new program: the old image is gone.
-                    self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
-                }
-                if let Some(early) = self.early.remove(&pid) {
-                    self.on_tracer(early);
-                }
+    /// A process registered.
+    pub fn on_registered(&mut self, session: Box<Session>) {
+        let pid = session.pid;
+        self.await_death(&session);
+        if let Some(before) = self.sessions.insert(pid, session) {
+            // The same process under a new program: the old image is gone.
+            self.check(before, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
+        }
+        if let Some(early) = self.early.remove(&pid) {
+            self.on_tracer(early);
+        }
+    }
+
+    /// Everybody is here whom another analyzer watched.
+    pub fn on_ready(&mut self) {
+        self.ready.0 = true;
+        self.release_strangers();
+    }
+
+    /// What is held, and is not known when everybody is here and all is told, was checked by another analyzer.
+    fn release_strangers(&mut self) {
+        if self.ready != (true, true) {
+            return;
+        }
+        for (pid, event) in self.early.drain() {
+            if let (TracerEvent::Ending { .. }, Some(tracer)) = (event, &self.tracer) {
+                let _ = tracer.release(pid);
             }
         }
     }
@@ -150,13 +140,18 @@ impl Watch {
                 ));
                 return;
             }
+            TracerEvent::AllTold => {
+                self.ready.1 = true;
+                self.release_strangers();
+                return;
+            }
             TracerEvent::Lost => {
                 self.refusals
                     .push("the tracer process is gone: processes that end from now on are not classified".into());
                 return;
             }
         };
-        let Some(known) = self.sessions.remove(&pid) else {
+        let Some(session) = self.sessions.remove(&pid) else {
             // Of processes that never registered: forgotten when they are many.
             if self.early.len() > 256 {
                 self.early.clear();
@@ -164,7 +159,6 @@ impl Watch {
             self.early.insert(pid, event);
             return;
         };
-        let session = known.session;
         match event {
             TracerEvent::Ending { ended, threads, all_stopped, .. } => {
                 self.check(session, Some(ended), Reach::Held { threads, all_stopped });
@@ -174,24 +168,18 @@ impl Watch {
                 let why = "the process vanished before it could be held: what was alive is unclassified".to_string();
                 self.check(session, ended, Reach::Gone(why));
             }
-            TracerEvent::Expired { .. } | TracerEvent::Lost => (),
+            TracerEvent::Expired { .. } | TracerEvent::AllTold | TracerEvent::Lost => (),
         }
     }
 
     /// A thread of the watch has news.
     pub fn on_watch(&mut self, event: WatchEvent) {
         match event {
-            WatchEvent::Checked(report) => {
-                self.checking -= 1;
-                if self.checking == 0 {
-                    self.checking_since = None;
-                }
-                self.reports.push(*report);
-            }
+            WatchEvent::Checked => self.checking -= 1,
             WatchEvent::Died { session } => {
                 let pid = self.sessions.iter().find(|(_, known)| known.number == session).map(|(&pid, _)| pid);
-                if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
-                    self.check(known.session, None, Reach::Gone("nobody saw how it ended".into()));
+                if let Some(session) = pid.and_then(|pid| self.sessions.remove(&pid)) {
+                    self.check(session, None, Reach::Gone("nobody saw how it ended".into()));
                 }
             }
         }
@@ -199,14 +187,15 @@ impl Watch {
 
     /// Those that still run are reported as they are: alive, unclassified.
     pub fn give_up_on_running(&mut self) {
-        let left: Vec<Known> = self.sessions.drain().map(|(_, known)| known).collect();
-        for known in left {
+        let left: Vec<Box<Session>> = self.sessions.drain().map(|(_, session)| session).collect();
+        for session in left {
             let why = "the process still ran when the watch ended: what was alive is unclassified".to_string();
-            self.check(known.session, None, Reach::Gone(why));
+            self.check(session, None, Reach::Gone(why));
         }
     }
 
-    fn await_death(&self, number: u64, session: &Session) {
+    fn await_death(&self, session: &Session) {
+        let number = session.number;
         let Some(pidfd) = session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()) else { return };
         let sender = self.sender.clone();
         let spawned = std::thread::Builder::new().name(format!("await-{}", session.pid)).spawn(move || {
@@ -223,15 +212,26 @@ impl Watch {
     fn check(&mut self, session: Box<Session>, ended: Option<Ended>, reach: Reach) {
         let stopped_at = Instant::now();
         self.checking += 1;
-        self.checking_since.get_or_insert(stopped_at);
+        (self.told)(session.number, None);
+        let told = self.told.clone();
         let (level, quiet, names_peaks) = (self.level, self.quiet, self.names_peaks);
         let (tracer, cancel) = (self.tracer.clone(), self.cancel.clone());
         let sender = self.sender.clone();
         let name = format!("check-{}", session.pid);
         let work = move || {
-            let report =
-                check_one(*session, ended, reach, (level, names_peaks), quiet, tracer.as_deref(), &cancel, stopped_at);
-            let _ = sender.send(WatchEvent::Checked(Box::new(report)));
+            let number = session.number;
+            let hold =
+                tracer.filter(|_| matches!(reach, Reach::Held { .. })).map(|tracer| Hold::of(session.pid, tracer));
+            let mut report =
+                check_one(*session, ended, reach, (level, names_peaks), quiet, hold.as_ref(), &cancel, stopped_at);
+            if hold.as_ref().is_some_and(Hold::is_held) {
+                // Its memory was not needed for all of that time, but it stood still.
+                report.check.stopped_ms = stopped_at.elapsed().as_secs_f64() * 1e3;
+            }
+            // Only then is it let go: were this process killed before, another one would check it once more.
+            told(number, Some(&report));
+            drop(hold);
+            let _ = sender.send(WatchEvent::Checked);
         };
         if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
             self.checking -= 1;
@@ -240,13 +240,57 @@ impl Watch {
     }
 }
 
+/// A process that stands still at its end until this is dropped, or it is let go.
+struct Hold {
+    pid: i32,
+    tracer: Arc<Tracer>,
+    /// Behind the lock, so that it is let go once: its id may be another's soon.
+    is_held: Arc<Mutex<bool>>,
+}
+
+impl Hold {
+    fn of(pid: i32, tracer: Arc<Tracer>) -> Self {
+        Self { pid, tracer, is_held: Arc::new(Mutex::new(true)) }
+    }
+
+    fn is_held(&self) -> bool {
+        *self.is_held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The check goes on: not yet.
+    fn keep(&self) {
+        if self.is_held() {
+            let _ = self.tracer.keep(self.pid);
+        }
+    }
+
+    fn let_go(&self) {
+        let mut is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *is_held, false) {
+            let _ = self.tracer.release(self.pid);
+        }
+    }
+
+    /// Its memory is not needed any more: it is let go before long.
+    fn let_go_soon(&self) {
+        let later = Self { pid: self.pid, tracer: self.tracer.clone(), is_held: self.is_held.clone() };
+        let spawned = std::thread::Builder::new().name("let-go".into()).spawn(move || {
+            std::thread::sleep(HELD_FOR_REPORT);
+            drop(later);
+        });
+        // Without the thread, at once: dropping the closure did it.
+        drop(spawned);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
 const EXECED: &str =
     "the process replaced itself by another program (execve): what was alive in the old one is unclassified";
-
-fn title(session: &Session) -> String {
-    let name = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
-    format!("{name} (pid {})", session.pid)
-}
 
 #[allow(clippy::too_many_arguments, reason = "a thread's whole task")]
 fn check_one(
@@ -255,25 +299,23 @@ fn check_one(
     reach: Reach,
     (level, names_peaks): (Level, bool),
     quiet: bool,
-    tracer: Option<&Tracer>,
+    hold: Option<&Hold>,
     cancel: &AtomicBool,
     stopped_at: Instant,
 ) -> Report {
     let pid = session.pid;
-    let held = matches!(reach, Reach::Held { .. });
     let title = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
-    let progress = if held { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
+    let progress = if hold.is_some() { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
     let (done_before, kept_at) = (AtomicU64::new(0), AtomicU64::new(0));
     let drained = session.drain.finish();
     let drained = match drained {
         Ok(drained) => drained,
         Err(panic) => {
-            if held && let Some(tracer) = tracer {
-                let _ = tracer.release(pid);
-            }
-            return broken(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &panic);
+            let why = format!("the drain failed: {panic}");
+            return Report::of_failure(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &why);
         }
     };
+    let is_large = drained.live.len() >= MANY_BLOCKS;
     let subject = Subject {
         pid,
         exe: session.exe.to_string_lossy().into_owned(),
@@ -296,54 +338,21 @@ fn check_one(
                 // A long check says that it is alive, or the tracer lets the process go.
                 let seconds = stopped_at.elapsed().as_secs();
                 if seconds > kept_at.swap(seconds, Ordering::Relaxed) + 4
-                    && let Some(tracer) = tracer
+                    && let Some(hold) = hold
                 {
-                    let _ = tracer.keep(pid);
+                    hold.keep();
                 }
             },
             cancel,
             release: &|| {
-                if held && let Some(tracer) = tracer {
-                    let _ = tracer.release(pid);
+                match hold {
+                    Some(hold) if is_large => hold.let_go(),
+                    // The names of functions are still to be read.
+                    Some(hold) => hold.let_go_soon(),
+                    None => (),
                 }
             },
             stopped_at,
         },
     )
-}
-
-/// The report where avleak itself failed: nothing is claimed.
-fn broken(pid: i32, exe: &str, argv: Vec<String>, ended: Option<Ended>, level: Level, panic: &str) -> Report {
-    use crate::report::model::{
-        Check, ClassTotals, Completeness, MemoryMeans, Observed, SCHEMA, Target, Totals, Verdict,
-    };
-    Report {
-        schema: SCHEMA.into(),
-        avleak: env!("CARGO_PKG_VERSION").into(),
-        verdict: Verdict::Inconclusive,
-        reason: "avleak failed while it followed the process; please report this".into(),
-        level,
-        target: Target { pid: pid as u32, exe: exe.into(), argv, ended, started: String::new(), duration_s: 0.0 },
-        observed: Observed::default(),
-        leaks: Totals::default(),
-        totals: ClassTotals::default(),
-        groups: Vec::new(),
-        modules: Vec::new(),
-        completeness: Completeness {
-            memory: MemoryMeans::None,
-            memory_reason: Some("avleak failed".into()),
-            hidden_libraries: 0,
-            unreadable_bytes: 0,
-            corrupt_rings: 0,
-            incomplete_stacks: 0,
-            untyped_stacks: 0,
-            disagreements: Vec::new(),
-            notes: vec![format!("the drain failed: {panic}")],
-        },
-        check: Check::default(),
-        timeline: None,
-        go: None,
-        exit: None,
-        gate: None,
-    }
 }

@@ -5,7 +5,7 @@ use avleak_wire::layout::MAX_NODES;
 use crate::kind::ObjectKind;
 
 /// What is alive of one allocation stack.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Made {
     /// The stack; 0 for those that no node has.
     pub stack: u32,
@@ -22,7 +22,7 @@ pub struct Made {
 /// Sums that are kept up to date block by block. Other kinds than frames and payload cost one branch.
 ///
 /// A block may be told gone before it is told made: the sums wrap meanwhile, and are right again when both are told.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Census {
     /// Live AVFrames.
     pub frames: u64,

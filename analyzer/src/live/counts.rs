@@ -3,7 +3,7 @@
 use crate::kind::ObjectKind;
 
 /// Totals since arming, each event counted once ([`super::LiveSet`] says how far an event that comes twice is known).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Blocks returned.
     pub allocations: u64,

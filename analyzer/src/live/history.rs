@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 
-use super::Pending;
+use super::{Pending, pairs};
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
 
 /// An allocation whose free is still to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Open {
     /// When.
     pub made: u64,
@@ -24,7 +25,7 @@ pub struct Open {
 }
 
 /// A free whose allocation is still to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Free {
     /// When.
     pub stamp: u64,
@@ -42,13 +43,14 @@ const MOST_IN_ALL: usize = 1 << 20;
 const SPARE: usize = 1 << 16;
 
 /// Addresses with more than one life under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct History {
+    #[serde(with = "pairs")]
     lives: HashMap<u64, Lives, FxBuildHasher>,
     order: VecDeque<(u64, u64)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Lives {
     allocations: Vec<Open>,
     frees: Vec<Free>,

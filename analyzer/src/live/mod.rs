@@ -10,6 +10,7 @@
 mod census;
 mod counts;
 mod history;
+mod pairs;
 mod pending;
 mod sites;
 mod sorting;
@@ -22,6 +23,8 @@ use avleak_wire::event::{
     KIND_API_PACKET_FREE, KIND_FREE, KIND_FREE_BY_REALLOC,
 };
 use avleak_wire::young::BY_REALLOC;
+
+use serde::{Deserialize, Serialize};
 
 use crate::address::TargetRange;
 use crate::kind::ObjectKind;
@@ -74,6 +77,7 @@ pub enum Rings {
 }
 
 /// See the module.
+#[derive(Serialize, Deserialize)]
 pub struct LiveSet {
     table: Table,
     /// Stamp and address, roughly in order.
@@ -83,6 +87,7 @@ pub struct LiveSet {
     history: History,
     live: u64,
     /// Addresses that may be kept: a quarter of the machine's memory is enough for what a target says of itself.
+    #[serde(skip, default = "most_addresses")]
     most: usize,
     /// Which granules the allocator has returned since arming.
     pub returned: ReturnedMap,

@@ -2,6 +2,7 @@
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
 /// Lifetimes kept of one pair of stacks: a fair sample, enough for a median.
 const SAMPLE: usize = 255;
 
@@ -9,7 +10,7 @@ const SAMPLE: usize = 255;
 const MOST_PAIRS: usize = 1 << 16;
 
 /// What is known of one pair (allocation stack, free stack).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Site {
     /// Objects that died there.
     pub count: u64,
@@ -67,7 +68,7 @@ impl Site {
 }
 
 /// A xorshift generator.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Random(u64);
 
 impl Random {
@@ -81,7 +82,7 @@ impl Random {
 }
 
 /// What one allocation stack made.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Made {
     stack: u32,
     count: u64,
@@ -90,13 +91,14 @@ struct Made {
 }
 
 /// All pairs.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct FreeSites {
     /// By allocation stack, the place in `made`, plus 1. Stack ids are dense and below `avleak_wire::layout::MAX_NODES`.
     place_of: Vec<u32>,
     made: Vec<Made>,
     sites: Vec<(u32, u32, Site)>,
     /// The place in `sites` of each pair.
+    #[serde(with = "super::pairs")]
     pairs: HashMap<(u32, u32), u32, FxBuildHasher>,
     random: Random,
 }

@@ -8,10 +8,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::kind::ObjectKind;
 
 /// What is known of an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum State {
     /// Nothing: a free place of the table.
@@ -25,7 +28,7 @@ pub enum State {
 }
 
 /// The latest event of one address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[repr(C, align(32))]
 pub struct Entry {
     /// Of the block.
@@ -179,6 +182,38 @@ impl Table {
     /// Every entry, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.parts.iter().flat_map(|part| &part.slots).filter(|entry| entry.state != State::Empty)
+    }
+}
+
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = to.serialize_seq(Some(self.used))?;
+        self.iter().try_for_each(|entry| sequence.serialize_element(entry))?;
+        sequence.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> serde::de::Visitor<'de> for Entries {
+            type Value = Table;
+
+            fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                to.write_str("the entries of a table")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut entries: A) -> Result<Table, A::Error> {
+                let mut table = Table::default();
+                while let Some(entry) = entries.next_element::<Entry>()? {
+                    if entry.state != State::Empty {
+                        table.get_or_insert(entry);
+                    }
+                }
+                Ok(table)
+            }
+        }
+        from.deserialize_seq(Entries)
     }
 }
 

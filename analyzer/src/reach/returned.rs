@@ -10,6 +10,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::address::TargetRange;
 
 const GRANULE_SHIFT: u32 = 4;
@@ -66,6 +69,55 @@ impl Default for ReturnedMap {
             allowance: SPARE_CHUNKS,
             complete: true,
         }
+    }
+}
+
+/// In a checkpoint: chunk numbers with their words, or none where all of it is returned.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    chunks: Vec<(u64, Option<Vec<u64>>)>,
+    allowance: u64,
+    complete: bool,
+}
+
+impl Serialize for ReturnedMap {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        /// Chunks as they lie, without a copy of all of them.
+        struct Chunks<'a>(&'a ReturnedMap);
+        impl Serialize for Chunks<'_> {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_seq(self.0.index.iter().map(|(&number, &slot)| match &self.0.chunks[slot as usize] {
+                    Chunk::Bits(words) => (number, Some(&words[..])),
+                    Chunk::Whole | Chunk::Empty => (number, None),
+                }))
+            }
+        }
+        let mut fields = to.serialize_struct("Saved", 3)?;
+        fields.serialize_field("chunks", &Chunks(self))?;
+        fields.serialize_field("allowance", &self.allowance)?;
+        fields.serialize_field("complete", &self.complete)?;
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ReturnedMap {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let saved = Saved::deserialize(from)?;
+        let mut map = Self { allowance: saved.allowance, complete: saved.complete, ..Self::default() };
+        for (number, words) in saved.chunks {
+            let chunk = match words {
+                None => Chunk::Whole,
+                Some(words) => {
+                    let words: Box<[u64; WORDS]> =
+                        words.try_into().map_err(|_| serde::de::Error::custom("a chunk of another size"))?;
+                    map.bitmaps += 1;
+                    Chunk::Bits(words)
+                }
+            };
+            map.index.insert(number, map.chunks.len() as u32);
+            map.chunks.push(chunk);
+        }
+        Ok(map)
     }
 }
 

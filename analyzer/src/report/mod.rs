@@ -1,5 +1,6 @@
 //! The report: its model, what it concludes, and how it is built from a check.
 
+mod failure;
 pub mod gated;
 pub mod golang;
 pub mod groups;

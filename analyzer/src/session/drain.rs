@@ -10,15 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use avleak_wire::event::{Event, KIND_ALLOC};
-use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
+use avleak_wire::event::{ADDRESS_BITS, Event, KIND_ALLOC};
+use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING, RING_EVENTS};
 use avleak_wire::ring::Consumer;
 use avleak_wire::young::{MOVING, Young};
+use serde::{Deserialize, Serialize};
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
 use super::timeline::Timeline;
 use super::types::StackTypes;
+use super::vault::{self, Journal, Left, PieceWriter, Told, Vault};
 use crate::live::{LiveSet, Pending, Rings};
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
@@ -31,6 +33,9 @@ const SETTLE_EVERY: Duration = Duration::from_millis(10);
 const SETTLE_SHARE: u32 = 20;
 /// Events that are taken out of a ring before they are applied together.
 const BATCH: usize = 64;
+/// Rings are looked at again after this while something else is done: half as long as it takes to fill one.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
+const NOTHING: Event = Event { stamp: 0, address: 0, kind: 0, size: 0, stack: 0 };
 /// So many passes at the end, and somebody still writes: another process that inherited the segment, or one that could not be held.
 const LAST_PASSES: u32 = 64;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
@@ -55,7 +60,7 @@ pub struct Drained {
     pub dropped: u64,
     /// Allocations that were given back young, of which no event came.
     pub cancelled: u64,
-    /// Rings given up because they held nonsense.
+    /// Rings given up because they held nonsense, and one more where events came without end when the process stood still.
     pub corrupt_rings: u64,
     /// Threads that recorded something.
     pub threads: u64,
@@ -84,6 +89,16 @@ struct Ring {
     young: Vec<u64>,
     /// The last event that was drained.
     last: Option<Event>,
+    /// The vault knows that it holds nonsense.
+    given_up: bool,
+}
+
+/// How far a ring was read by another analyzer. A checkpoint holds these of all rings, then [`LiveSet`] and [`Timeline`].
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct SavedRing {
+    position: u64,
+    last: Option<[u64; 4]>,
+    given_up: bool,
 }
 
 struct Worker {
@@ -99,18 +114,33 @@ struct Worker {
     tsc: bool,
     /// Events that nobody waited for: they came without end when all should have stood still.
     left_behind: u64,
+    /// Where all this is kept for an analyzer that comes in place of this one.
+    vault: Option<Vault>,
+    /// How far the one before this came.
+    saved: Vec<SavedRing>,
+    /// Events that another analyzer took with it.
+    forgotten: u64,
 }
 
 impl Drain {
-    /// Starts to drain.
+    /// Starts to drain. `kept`: what is known is kept there, and what another analyzer left there is taken over.
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn start(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>, name: String) -> std::io::Result<Self> {
+    pub fn start(
+        segment: Arc<Segment>,
+        exe: PathBuf,
+        root: Option<PathBuf>,
+        name: String,
+        kept: Option<(Vault, Option<Left>)>,
+    ) -> std::io::Result<Self> {
         let finish = Arc::new(AtomicBool::new(false));
         let mut worker = Worker::new(segment.clone(), exe, root);
         let flag = finish.clone();
         let worker = std::thread::Builder::new().name(name).spawn(move || {
+            if let Some((vault, left)) = kept {
+                worker.keep_in(vault, left);
+            }
             worker.run(&flag);
             worker.into_drained()
         })?;
@@ -161,30 +191,69 @@ impl Ring {
         false
     }
 
-    /// Applies what the ring holds; returns how many events that were.
-    fn drain(&mut self, segment: &Segment, live: &mut LiveSet, types: &mut StackTypes) -> u64 {
+    /// Applies what the ring holds; returns how many events that were. They are in the vault before their slots are given back.
+    fn drain(
+        &mut self,
+        number: u32,
+        segment: &Segment,
+        live: &mut LiveSet,
+        types: &mut StackTypes,
+        vault: Option<&mut Vault>,
+    ) -> u64 {
+        let mut vault = vault;
+        if let Some(vault) = &mut vault {
+            vault.begin(number);
+        }
         let mut apply = |events: &[Event]| {
             // Counted after the events were seen. What older events of other threads they could meet, the allocation that a free ends
             // above all, happened before them, and the ring of it was counted before that.
             let rings = if segment.ring_count() == 1 { Rings::One } else { Rings::Many };
             live.apply_all(events, rings, |stack, size| types.kind_of(stack, size));
         };
-        let mut batch = [Event { stamp: 0, address: 0, kind: 0, size: 0, stack: 0 }; BATCH];
+        let mut batch = [NOTHING; BATCH];
         let mut filled = 0;
-        let drained = self.consumer.drain(|event| {
+        let drained = self.consumer.copy(|event| {
             batch[filled] = event;
             filled += 1;
             if filled == BATCH {
+                if let Some(vault) = &mut vault {
+                    vault.add(&batch);
+                }
                 apply(&batch);
                 filled = 0;
             }
         });
+        if let Some(vault) = vault {
+            vault.add(&batch[..filled]);
+            self.keep_position(number, vault);
+        }
+        self.consumer.give_back();
         apply(&batch[..filled]);
         if drained.events > 0 {
             // A full batch was not cleared.
             self.last = Some(batch[filled.checked_sub(1).unwrap_or(BATCH - 1)]);
         }
         drained.events
+    }
+
+    /// Puts what the ring holds into the vault, to be applied later.
+    fn put_away(&mut self, number: u32, vault: &mut Vault) {
+        if !vault.has_room(RING_EVENTS) {
+            return;
+        }
+        vault.begin(number);
+        self.consumer.copy(|event| vault.add(&[event]));
+        self.keep_position(number, vault);
+        self.consumer.give_back();
+    }
+
+    /// Completes the record of what was copied.
+    fn keep_position(&mut self, number: u32, vault: &mut Vault) {
+        vault.end(self.consumer.position());
+        if self.consumer.is_corrupt() && !self.given_up {
+            self.given_up = true;
+            vault.ring_given_up(number);
+        }
     }
 
     /// The allocation was drained too: its thread was stopped between its way into the ring and its way out of the young.
@@ -207,6 +276,9 @@ impl Worker {
             pending: Pending::default(),
             settle_at: Instant::now(),
             left_behind: 0,
+            vault: None,
+            saved: Vec::new(),
+            forgotten: 0,
             tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
             first: Reading {
                 stamp: header.armed_stamp.load(Ordering::Relaxed),
@@ -248,23 +320,122 @@ impl Worker {
             || self.rings.iter().any(|ring| ring.consumer.has_events())
     }
 
+    /// Keeps everything in `vault` from now on. What another analyzer left there is taken over first; the process goes on meanwhile, and
+    /// what it says then is put away.
+    fn keep_in(&mut self, mut vault: Vault, left: Option<Left>) {
+        let Some(left) = left else {
+            self.vault = Some(vault);
+            return;
+        };
+        let (rings, rest) = match postcard::take_from_bytes::<Vec<SavedRing>>(&left.checkpoint) {
+            Ok(read) => read,
+            Err(_) => (Vec::new(), &left.checkpoint[..]),
+        };
+        self.saved.clone_from(&rings);
+        for journal in &left.journals {
+            journal.tell(|told| _ = follow(&mut self.saved, told));
+        }
+        self.find_rings();
+        let from = vault.written();
+        let restored = std::thread::scope(|scope| {
+            let (types, timeline) = (&mut self.types, &mut self.timeline);
+            let restoring = scope.spawn(|| restore(rings, rest, &left.journals, types, std::mem::take(timeline)));
+            while !restoring.is_finished() {
+                self.rings.iter_mut().zip(0..).for_each(|(ring, number)| ring.put_away(number, &mut vault));
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+            restoring.join()
+        });
+        let restored = restored.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let Some((live, timeline)) = restored else {
+            // Written by another build, perhaps: nothing is known of what came before, and that is counted.
+            vault.give_up();
+            self.timeline = Timeline::new(self.first.monotonic_ns);
+            self.forgotten = self.rings.iter().fold(0, |sum, ring| sum.saturating_add(ring.consumer.position()));
+            return;
+        };
+        (self.live, self.timeline) = (live, timeline);
+        self.catch_up(&vault, from);
+        self.vault = Some(vault);
+    }
+
+    /// Applies what was put away.
+    fn catch_up(&mut self, vault: &Vault, from: u64) {
+        vault.written_since(from).tell(|told| match told {
+            Told::Events(ring, _, events) => {
+                apply_words(&mut self.live, &mut self.types, events);
+                if let Some(ring) = self.rings.get_mut(ring as usize) {
+                    ring.last = events.last().map(|&words| vault::event_of(words));
+                }
+            }
+            Told::Pass(..) | Told::GivenUp(_) => (),
+        });
+    }
+
+    /// Writes down what is known, so that the journal begins anew. Rings are emptied all the while.
+    fn checkpoint(&mut self) {
+        let Some(mut vault) = self.vault.take() else { return };
+        let of = |ring: &Ring| {
+            let last = ring.last.map(|event| {
+                [event.stamp, event.address | u64::from(event.kind) << ADDRESS_BITS, event.size, u64::from(event.stack)]
+            });
+            SavedRing { position: ring.consumer.position(), last, given_up: ring.given_up }
+        };
+        let saved: Vec<SavedRing> = self.rings.iter().map(of).collect();
+        let (state, rings) = ((saved, &self.live, &self.timeline), &mut self.rings);
+        let done = vault.checkpoint(|pieces| {
+            let between = |vault: &mut Vault| {
+                rings.iter_mut().zip(0..).for_each(|(ring, number)| ring.put_away(number, vault));
+            };
+            postcard::to_io(&state, PieceWriter { pieces, between }).map(drop).map_err(std::io::Error::other)
+        });
+        self.catch_up(&vault, 0);
+        match done {
+            Ok(()) if vault.has_room(RING_EVENTS) => self.vault = Some(vault),
+            // There is no memory for it. The next analyzer would begin with nothing, and say so.
+            _ => vault.give_up(),
+        }
+    }
+
+    /// Those that came since the last look.
+    fn find_rings(&mut self) {
+        let count = self.segment.ring_count();
+        while (self.rings.len() as u32) < count {
+            let Some(mut consumer) = self.segment.ring(self.rings.len() as u32) else { break };
+            let saved = self.saved.get(self.rings.len()).copied().unwrap_or_default();
+            if saved.position > 0 {
+                consumer.resume(saved.position);
+            } else {
+                // Somebody has read here, of whom nothing is known.
+                self.forgotten = self.forgotten.saturating_add(consumer.position());
+            }
+            if saved.given_up {
+                consumer.abandon();
+            }
+            let last = saved.last.map(vault::event_of);
+            let given_up = saved.given_up;
+            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new(), last, given_up });
+        }
+    }
+
     /// Drains every ring once; returns how many events came.
     fn pass(&mut self) -> u64 {
         let begun = Instant::now();
         let settles = begun >= self.settle_at;
         // Before the rings are counted: one that comes later has no older stamp.
         let now = clock::read(self.tsc).stamp.saturating_sub(if self.tsc { MARGIN_TSC } else { MARGIN_NS });
-        let count = self.segment.ring_count();
-        while (self.rings.len() as u32) < count {
-            let Some(consumer) = self.segment.ring(self.rings.len() as u32) else { break };
-            self.rings.push(Ring { consumer, passed: 0, looked_at: None, young: Vec::new(), last: None });
-        }
+        self.find_rings();
         let mut taken = 0;
         let mut passed_by_all = now;
-        for ring in &mut self.rings {
+        for at in 0..self.rings.len() {
+            if self.vault.as_ref().is_some_and(|vault| !vault.has_room(RING_EVENTS)) {
+                self.checkpoint();
+            }
+            let ring = &mut self.rings[at];
             // Order: first the young, then the ring, so that what goes from there to here meanwhile is seen.
             let settled = settles && ring.look(&mut self.pending);
-            taken += ring.drain(&self.segment, &mut self.live, &mut self.types);
+            let vault = self.vault.as_mut();
+            taken += ring.drain(at as u32, &self.segment, &mut self.live, &mut self.types, vault);
             if settled {
                 ring.passed = now;
             }
@@ -275,7 +446,16 @@ impl Worker {
             let done = Instant::now();
             self.settle_at = done + SETTLE_EVERY.max((done - begun) * SETTLE_SHARE);
         }
-        self.timeline.sample(clock::monotonic_ns(), &self.live, self.cancelled());
+        let (monotonic_ns, cancelled) = (clock::monotonic_ns(), self.cancelled());
+        self.timeline.sample(monotonic_ns, &self.live, cancelled);
+        if let Some(vault) = &mut self.vault {
+            if taken > 0 && vault.has_room(0) {
+                vault.pass(monotonic_ns, cancelled);
+            }
+            if vault.is_checkpoint_due() {
+                self.checkpoint();
+            }
+        }
         taken
     }
 
@@ -341,7 +521,9 @@ impl Worker {
             clock: Clock::between(self.first, now),
             now: now.stamp,
             armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
-            dropped: dropped.saturating_add(self.live.counts.left_out).saturating_add(self.left_behind),
+            dropped: [self.live.counts.left_out, self.left_behind, self.forgotten]
+                .into_iter()
+                .fold(dropped, u64::saturating_add),
             cancelled,
             corrupt_rings: self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64,
             threads: header.threads_seen.load(Ordering::Relaxed),
@@ -355,107 +537,64 @@ impl Worker {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use avleak_wire::event::KIND_FREE;
-    use avleak_wire::layout as wire;
-    use avleak_wire::ring::{Mapped, Producer};
-    use rustix::fs::{MemfdFlags, SealFlags};
-
-    fn worker(rings: u32) -> Worker {
-        let fd =
-            rustix::fs::memfd_create("avleak-test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).expect("a memfd");
-        rustix::fs::ftruncate(&fd, wire::SEGMENT_BYTES).expect("its size");
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).expect("its seal");
-        rustix::io::pwrite(&fd, &wire::MAGIC.to_le_bytes(), 0).expect("the magic");
-        let at = std::mem::offset_of!(wire::Header, version) as u64;
-        rustix::io::pwrite(&fd, &u32::from(wire::MAJOR).to_le_bytes(), at).expect("the version");
-        let at = std::mem::offset_of!(wire::Header, ring_slots) as u64;
-        rustix::io::pwrite(&fd, &rings.to_le_bytes(), at).expect("the rings");
-        let segment = Segment::map(fd).expect("a segment");
-        segment.header().ring_count.store(rings, Ordering::Release);
-        Worker::new(segment, PathBuf::from("/bin/true"), None)
-    }
-
-    fn producer(worker: &Worker, ring: u64) -> Producer {
-        let offset = wire::RINGS_OFFSET + ring * wire::RING_STRIDE;
-        // SAFETY: inside the mapping, which the worker holds; this thread alone writes.
-        Producer::over(unsafe { Mapped::new(worker.segment.as_mut_ptr().add(offset as usize)) })
-    }
-
-    fn event(kind: u8, stamp: u64, address: u64) -> Event {
-        Event { stamp, address, kind, size: 0, stack: 0 }
-    }
-
-    /// A thread that is stopped between an allocation's way into the ring and its way out of the young shows it twice.
-    #[test]
-    fn an_allocation_on_its_way_into_the_ring_is_counted_once() {
-        // As many events before it that its batch is full, or is not.
-        for before in [0, 3, BATCH as u64 - 1, BATCH as u64] {
-            let mut worker = worker(2);
-            let (first, second) = (producer(&worker, 0), producer(&worker, 1));
-            let (mut tail, mut other_tail) = (0, 0);
-            for at in 0..before {
-                first.push(event(KIND_ALLOC, 1 + at, 0x10000 + 16 * at), &mut tail).expect("room");
+/// Notes how far a ring was read; false for events that were told before.
+fn follow(rings: &mut Vec<SavedRing>, told: Told<'_>) -> bool {
+    match told {
+        Told::Events(ring, position, events) => {
+            let ring = saved_of(rings, ring);
+            let is_new = position > ring.position;
+            if is_new {
+                (ring.position, ring.last) = (position, events.last().copied());
             }
-            let young = Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 };
-            first.young(0).fill(young);
-            first.young(0).mark_moving();
-            first.push(young.event(), &mut tail).expect("room");
-            // Another thread gives it back and gets its place; one more young one is alive.
-            for event in [event(KIND_FREE, 600, 64), event(KIND_ALLOC, 700, 64)] {
-                second.push(event, &mut other_tail).expect("room");
-            }
-            second.young(9).fill(Young { stamp: 800, address: 96, ..young });
-            assert_eq!(worker.pass(), before + 3);
-            worker.finish();
-            let counts = worker.live.counts;
-            assert_eq!((counts.allocations, counts.frees), (before + 3, 1), "{before} before it");
-            assert_eq!(worker.live.len(), before + 2);
-            assert_eq!(worker.live.blocks()[1].stamp, 800);
+            is_new
         }
-    }
-
-    /// Another process that has inherited the segment, say, goes on writing when all should stand still.
-    #[test]
-    fn the_end_comes_even_while_somebody_goes_on_writing() {
-        let mut worker = worker(1);
-        let only = producer(&worker, 0);
-        let (stop, written) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            let (stop, written) = (&stop, &written);
-            scope.spawn(move || {
-                let mut tail = 0;
-                for at in 0u64.. {
-                    while only.push(event(KIND_ALLOC, at + 1, 16 * (1 + at % 100_000)), &mut tail).is_err() {
-                        if stop.load(Ordering::Relaxed) {
-                            return;
-                        }
-                    }
-                    written.store(at + 1, Ordering::Relaxed);
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            });
-            while worker.pass() == 0 {}
-            worker.finish();
-            stop.store(true, Ordering::Relaxed);
-        });
-        let taken = worker.live.counts.events;
-        assert!(taken > 0 && taken <= written.load(Ordering::Relaxed));
-    }
-
-    #[test]
-    fn an_allocation_that_never_came_into_the_ring_is_alive_at_the_end() {
-        let mut worker = worker(1);
-        let only = producer(&worker, 0);
-        only.push(event(KIND_ALLOC, 400, 32), &mut 0).expect("room");
-        only.young(0).fill(Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 });
-        only.young(0).mark_moving();
-        assert_eq!(worker.pass(), 1);
-        worker.finish();
-        assert_eq!(worker.live.blocks().iter().map(|block| block.stamp).collect::<Vec<_>>(), [400, 500]);
+        Told::GivenUp(ring) => {
+            saved_of(rings, ring).given_up = true;
+            false
+        }
+        Told::Pass(..) => true,
     }
 }
+
+fn saved_of(rings: &mut Vec<SavedRing>, ring: u32) -> &mut SavedRing {
+    let at = ring as usize;
+    if rings.len() <= at {
+        rings.resize(at + 1, SavedRing::default());
+    }
+    &mut rings[at]
+}
+
+/// What another analyzer knew: the checkpoint but for its rings, then the journals. `None` where it cannot be read.
+fn restore(
+    mut rings: Vec<SavedRing>,
+    checkpoint: &[u8],
+    journals: &[Journal],
+    types: &mut StackTypes,
+    fresh: Timeline,
+) -> Option<(LiveSet, Timeline)> {
+    let (mut live, mut timeline) = if checkpoint.is_empty() {
+        (LiveSet::new(), fresh)
+    } else {
+        postcard::from_bytes::<(LiveSet, Timeline)>(checkpoint).ok()?
+    };
+    for journal in journals {
+        journal.tell(|told| match (follow(&mut rings, told), told) {
+            (true, Told::Events(_, _, events)) => apply_words(&mut live, types, events),
+            (true, Told::Pass(monotonic_ns, cancelled)) => timeline.sample(monotonic_ns, &live, cancelled),
+            _ => (),
+        });
+    }
+    Some((live, timeline))
+}
+
+fn apply_words(live: &mut LiveSet, types: &mut StackTypes, events: &[[u64; 4]]) {
+    for some in events.chunks(BATCH) {
+        let mut batch = [NOTHING; BATCH];
+        batch.iter_mut().zip(some).for_each(|(event, &words)| *event = vault::event_of(words));
+        live.apply_all(&batch[..some.len()], Rings::Many, |stack, size| types.kind_of(stack, size));
+    }
+}
+
+#[cfg(test)]
+#[path = "drain_tests.rs"]
+mod tests;

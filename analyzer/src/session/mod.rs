@@ -2,7 +2,7 @@
 //!
 //! * [`server`]: the socket where processes register. * [`segment`]: reading a segment without trusting it.
 //! * [`types`]: what each stack makes. * [`drain`]: the thread. * [`clock`]: stamps to seconds.
-//! * [`timeline`]: what was alive over the run.
+//! * [`timeline`]: what was alive over the run. * [`vault`]: all that, kept for an analyzer that comes in place of one that was killed.
 
 pub mod clock;
 pub mod drain;
@@ -10,3 +10,4 @@ pub mod segment;
 pub mod server;
 pub mod timeline;
 pub mod types;
+pub mod vault;

@@ -1,9 +1,15 @@
-//! Where processes register: takes a segment over a unix socket, starts its drain, has the process traced, answers.
+//! Where processes register: takes a segment over a unix socket; starts its drain, has the process traced, answers.
+//!
+//! The two halves are in two processes: the keeper receives ([`listen`], [`receive`]) and keeps what it received, so that a segment outlives
+//! the analyzer, which does the rest ([`register`]), once more where it was killed in the middle of it.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,18 +17,53 @@ use std::time::Duration;
 
 use avleak_wire::layout::{MAGIC, MAJOR};
 use avleak_wire::registration::{ANSWER_REFUSED, ANSWER_TRACED, ANSWER_UNTRACED, ANSWER_WRONG_VERSION, Answer, Hello};
-use crossbeam_channel::Sender;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde::{Deserialize, Serialize};
 
 use super::drain::Drain;
 use super::segment::{Segment, SegmentError};
+use super::vault::{self, Vault};
 use crate::address::TargetRange;
 
 /// How long a process may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A process that registered.
+/// A process that said hello.
+pub struct Arrived {
+    /// In avleak's pid namespace.
+    pub pid: i32,
+    /// Its end waits for an answer on this.
+    pub connection: UnixStream,
+    /// Its segment.
+    pub segment: OwnedFd,
+    /// Refers to the process itself, not to a later one with the same id.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// What came over a connection.
+pub enum Arrival {
+    /// A process.
+    Hello(Arrived),
+    /// One that was refused: a line.
+    Refused(String),
+    /// Nothing.
+    Closed,
+}
+
+/// A process whose segment the keeper has.
+pub struct Registered {
+    /// The keeper's number for it: pids come again.
+    pub number: u64,
+    /// What it said.
+    pub arrived: Arrived,
+    /// Where its session is kept for another analyzer.
+    pub vault: Option<OwnedFd>,
+}
+
+/// A session under way.
 pub struct Session {
+    /// See [`Registered::number`].
+    pub number: u64,
     /// In the analyzer's pid namespace.
     pub pid: i32,
     /// Its executable, as /proc names it.
@@ -41,14 +82,17 @@ pub struct Session {
     pub drain: Drain,
 }
 
-/// What the server tells.
+/// What came of a registration.
 pub enum ServerEvent {
-    /// A process registered.
+    /// A process is watched.
     Registered(Box<Session>),
-    /// A process was refused, or could not be taken: one line.
-    Refused(String),
-    /// The one connection of `serve --descriptor` ended without a segment.
-    Closed,
+    /// It could not be taken.
+    Refused {
+        /// Which.
+        number: u64,
+        /// Why: one line.
+        line: String,
+    },
 }
 
 /// How a registered process is traced: asks the tracer. `Err`: why not.
@@ -62,11 +106,12 @@ pub struct ServerError {
     source: std::io::Error,
 }
 
-/// Listens on a fresh abstract socket (chroot and changed uids do not cut it off); returns the value for AVLEAK_SOCKET.
+/// Listens on a fresh abstract socket (chroot and changed uids do not cut it off); returns the value for AVLEAK_SOCKET. `take` is told of
+/// everybody who comes, until it says false.
 ///
 /// # Errors
 /// Where no socket can be made or no thread started.
-pub fn listen(trace: Trace, events: Sender<ServerEvent>) -> Result<String, ServerError> {
+pub fn listen(take: impl Fn(Arrival) -> bool + Send + 'static) -> Result<String, ServerError> {
     use std::hash::BuildHasher;
     let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());
     let name = format!("@avleak-{}-{random:016x}", std::process::id());
@@ -77,8 +122,7 @@ pub fn listen(trace: Trace, events: Sender<ServerEvent>) -> Result<String, Serve
         .name("avleak-server".into())
         .spawn(move || {
             for connection in listener.incoming().flatten() {
-                let event = receive(connection, &trace);
-                if events.send(event).is_err() {
+                if !take(receive(connection)) {
                     return;
                 }
             }
@@ -87,20 +131,21 @@ pub fn listen(trace: Trace, events: Sender<ServerEvent>) -> Result<String, Serve
     Ok(name)
 }
 
-/// Takes the one process at the other end of `connection`.
-pub fn receive(connection: UnixStream, trace: &Trace) -> ServerEvent {
+fn answer(mut connection: &UnixStream, status: u32) {
+    // A process that did not wait has its answer lost; it goes on watched.
+    let _ = connection.write_all(&Answer { magic: MAGIC, status, reserved: 0 }.encode());
+}
+
+/// Receives the one process at the other end of `connection`.
+pub fn receive(connection: UnixStream) -> Arrival {
     let _ = connection.set_read_timeout(Some(HELLO_PATIENCE));
     let _ = connection.set_write_timeout(Some(HELLO_PATIENCE));
-    let answer = |mut connection: &UnixStream, status| {
-        // A process that did not wait has its answer lost; it goes on watched.
-        let _ = connection.write_all(&Answer { magic: MAGIC, status, reserved: 0 }.encode());
-    };
-    let Some((hello, descriptor)) = hello(&connection) else { return ServerEvent::Closed };
+    let Some((hello, segment)) = hello(&connection) else { return Arrival::Closed };
     let credentials = rustix::net::sockopt::socket_peercred(connection.as_fd());
     let pid = credentials.as_ref().map_or(0, |peer| peer.pid.as_raw_nonzero().get());
     if pid == 0 {
         answer(&connection, ANSWER_REFUSED);
-        return ServerEvent::Refused(format!(
+        return Arrival::Refused(format!(
             "a process (pid {} in its own namespace) registered from a pid namespace that is not visible here; run avleak inside it",
             hello.pid
         ));
@@ -108,45 +153,99 @@ pub fn receive(connection: UnixStream, trace: &Trace) -> ServerEvent {
     if hello.magic != MAGIC || hello.major != MAJOR {
         answer(&connection, ANSWER_WRONG_VERSION);
         let theirs = SegmentError::Version { theirs: hello.major };
-        return ServerEvent::Refused(format!("pid {pid}: {theirs}"));
-    }
-    let segment = match Segment::map(descriptor) {
-        Ok(segment) => segment,
-        Err(error) => {
-            answer(&connection, ANSWER_REFUSED);
-            return ServerEvent::Refused(format!("pid {pid}: {error}"));
-        }
-    };
-    // The leader may be a zombie already: its files are empty.
-    let tid = crate::target::threads::live_thread(pid).unwrap_or(pid);
-    let exe = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
-    let argv = std::fs::read(format!("/proc/{tid}/cmdline"))
-        .map(|bytes| {
-            let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-            text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
-        })
-        .unwrap_or_default();
-    let root = foreign_root(tid);
-    // The process waits for the answer: this is its memory as avleak armed.
-    let mut writable_before: Vec<TargetRange> = crate::target::maps::read_maps(tid)
-        .map(|maps| maps.iter().filter(|mapping| mapping.writable).map(|mapping| mapping.range).collect())
-        .unwrap_or_default();
-    if writable_before.is_empty() {
-        writable_before.push(TargetRange { start: 0, end: u64::MAX });
+        return Arrival::Refused(format!("pid {pid}: {theirs}"));
     }
     let pidfd = rustix::process::Pid::from_raw(pid)
         .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
-    // The drain first: events come while the process is being seized.
-    let drain = match Drain::start(segment, exe.clone(), root.clone(), format!("drain-{pid}")) {
-        Ok(drain) => drain,
-        Err(error) => {
-            answer(&connection, ANSWER_REFUSED);
-            return ServerEvent::Refused(format!("pid {pid}: cannot start a thread to drain its events: {error}"));
+    Arrival::Hello(Arrived { pid, connection, segment, pidfd })
+}
+
+/// What is found out about a process at its registration, and cannot be found out again later.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    exe: Vec<u8>,
+    argv: Vec<String>,
+    root: Option<Vec<u8>>,
+    writable_before: Vec<(u64, u64)>,
+    untraced: Option<String>,
+}
+
+impl Facts {
+    fn of(pid: i32) -> Self {
+        // The leader may be a zombie already: its files are empty.
+        let tid = crate::target::threads::live_thread(pid).unwrap_or(pid);
+        let exe = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
+        let argv = std::fs::read(format!("/proc/{tid}/cmdline"))
+            .map(|bytes| {
+                let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+                text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+            })
+            .unwrap_or_default();
+        // The process waits for the answer: this is its memory as avleak armed.
+        let mut writable_before: Vec<(u64, u64)> = crate::target::maps::read_maps(tid)
+            .map(|maps| {
+                let writable = maps.iter().filter(|mapping| mapping.writable);
+                writable.map(|mapping| (mapping.range.start, mapping.range.end)).collect()
+            })
+            .unwrap_or_default();
+        if writable_before.is_empty() {
+            writable_before.push((0, u64::MAX));
         }
+        Self {
+            exe: exe.into_os_string().into_vec(),
+            argv,
+            root: foreign_root(tid).map(|root| root.as_os_str().as_bytes().to_vec()),
+            writable_before,
+            untraced: None,
+        }
+    }
+}
+
+/// Watches a process, or goes on with it where another analyzer was killed. `traced_before`: the tracer that has it then is still the same.
+pub fn register(registered: Registered, trace: &Trace, traced_before: bool) -> ServerEvent {
+    let Registered { number, arrived: Arrived { pid, connection, segment, pidfd }, vault } = registered;
+    let refused = |why: String| {
+        answer(&connection, ANSWER_REFUSED);
+        ServerEvent::Refused { number, line: format!("pid {pid}: {why}") }
     };
-    let untraced = trace(pid).err();
-    answer(&connection, if untraced.is_none() { ANSWER_TRACED } else { ANSWER_UNTRACED });
-    ServerEvent::Registered(Box::new(Session { pid, exe, argv, root, untraced, pidfd, writable_before, drain }))
+    let segment = match Segment::map(segment) {
+        Ok(segment) => segment,
+        Err(error) => return refused(error.to_string()),
+    };
+    let shelf = vault.as_ref().and_then(|vault| Some(File::from(vault.try_clone().ok()?)));
+    let known = shelf.as_ref().and_then(vault::meta).and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
+    let is_known = known.is_some();
+    let mut facts = known.unwrap_or_else(|| Facts::of(pid));
+    let path = |bytes: &Vec<u8>| PathBuf::from(OsString::from_vec(bytes.clone()));
+    let (exe, root) = (path(&facts.exe), facts.root.as_ref().map(path));
+    // The drain first: events come while the process is being seized.
+    let kept = vault.and_then(|vault| Vault::open(vault).ok());
+    let drain = match Drain::start(segment, exe.clone(), root.clone(), format!("drain-{pid}"), kept) {
+        Ok(drain) => drain,
+        Err(error) => return refused(format!("cannot start a thread to drain its events: {error}")),
+    };
+    if !(is_known && traced_before) {
+        facts.untraced = trace(pid).err();
+    }
+    if let Some(shelf) = &shelf
+        && let Ok(bytes) = serde_json::to_vec(&facts)
+    {
+        // Where it does not fit the next analyzer finds out what is left to be found.
+        let _ = vault::set_meta(shelf, &bytes);
+    }
+    answer(&connection, if facts.untraced.is_none() { ANSWER_TRACED } else { ANSWER_UNTRACED });
+    let ranges = facts.writable_before.iter().map(|&(start, end)| TargetRange { start, end });
+    ServerEvent::Registered(Box::new(Session {
+        number,
+        pid,
+        exe,
+        argv: facts.argv,
+        root,
+        untraced: facts.untraced,
+        pidfd,
+        writable_before: ranges.collect(),
+        drain,
+    }))
 }
 
 /// /proc/PID/root, where the process sees another root folder than we do.

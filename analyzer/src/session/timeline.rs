@@ -3,6 +3,8 @@
 //! It is called after each pass over the rings. Values in the middle of a pass would be wrong where one thread makes frames
 //! and another frees them: one ring's events are applied before the other's, however they happened.
 
+use serde::{Deserialize, Serialize};
+
 use crate::live::{LiveSet, Made};
 use crate::report::timeline::{MOST_SAMPLES, Sample, halve};
 
@@ -10,7 +12,7 @@ use crate::report::timeline::{MOST_SAMPLES, Sample, halve};
 const FIRST_INTERVAL_NS: u64 = 1_000_000;
 
 /// Samples of one session, and its peaks.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Timeline {
     start_ns: u64,
     interval_ns: u64,
@@ -28,7 +30,7 @@ impl Default for Timeline {
 }
 
 /// A highest value, and what it was made of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Watch {
     /// The highest value seen.
     pub value: u64,

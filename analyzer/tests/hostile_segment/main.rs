@@ -10,10 +10,11 @@ mod script;
 mod target;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use avleak::check::{self, Order, Reach, Subject};
@@ -22,6 +23,7 @@ use avleak::render::load::AnyReport;
 use avleak::report::model::{Level, Report, Verdict};
 use avleak::session::drain::Drain;
 use avleak::session::segment::Segment;
+use avleak::session::vault::{self, Vault};
 use avleak::target::threads::ThreadState;
 use script::Script;
 use target::Target;
@@ -116,7 +118,13 @@ impl Field {
         // What is there before the analyzer comes.
         while script.step() == Some(false) {}
         let segment = Segment::map(descriptor).expect("magic and version are never touched");
-        let drain = Drain::start(segment, PathBuf::from("/proc/self/exe"), None, "drain".into()).unwrap();
+        let start = |segment: Arc<Segment>, kept| {
+            Drain::start(segment, PathBuf::from("/proc/self/exe"), None, "drain".into(), kept).unwrap()
+        };
+        let vault = bytes.get(1).filter(|byte| *byte % 3 == 0).map(|_| vault::create().unwrap());
+        let kept =
+            |vault: &Option<OwnedFd>| vault.as_ref().map(|vault| Vault::open(vault.try_clone().unwrap()).unwrap());
+        let drain = start(segment, kept(&vault));
         while let Some(pause) = script.step() {
             if pause {
                 let sleeping = &drain.segment().header().consumer_sleeping;
@@ -125,7 +133,13 @@ impl Field {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
-        let drained = drain.finish().unwrap_or_else(|panic| panic!("the drain: {panic}"));
+        let mut drained = drain.finish().unwrap_or_else(|panic| panic!("the drain: {panic}"));
+        if vault.is_some() {
+            // Another analyzer comes in place of this one.
+            drop(drained);
+            let again = Segment::map(OwnedFd::from(file.try_clone().unwrap())).expect("as before");
+            drained = start(again, kept(&vault)).finish().unwrap_or_else(|panic| panic!("the second drain: {panic}"));
+        }
         let tid = self.target.pid();
         let held = bytes.first().is_some_and(|byte| byte % 4 != 0);
         let reach = if held {

@@ -23,6 +23,8 @@ const REPORTS: usize = 1024;
 const TURN: Duration = Duration::from_millis(5);
 /// Messages that wait for an analyzer that does not read; beyond it counts as gone.
 const WAITING_BYTES: usize = 64 << 20;
+/// Ends that are remembered.
+const TOLD: usize = 200;
 
 struct Engine {
     socket: OwnedFd,
@@ -32,6 +34,8 @@ struct Engine {
     buffer: Vec<u8>,
     out: VecDeque<Vec<u8>>,
     out_bytes: usize,
+    /// Ends that were not held, for an analyzer that is started in place of one that heard of them and died.
+    told: VecDeque<Message>,
 }
 
 /// Why the tracer stops.
@@ -49,6 +53,7 @@ pub(super) fn run(socket: OwnedFd, signals: OwnedFd) -> Done {
         buffer: vec![0; LONGEST],
         out: VecDeque::new(),
         out_bytes: 0,
+        told: VecDeque::new(),
     };
     let mut more = false;
     loop {
@@ -106,6 +111,8 @@ impl Engine {
                 let failure = if known {
                     None
                 } else {
+                    // What is remembered of this id was another process, or another program.
+                    self.told.retain(|message| message.pid() != Some(pid));
                     let (mut process, failure) = Process::seize(pid, &self.settings);
                     if failure.is_some() {
                         process.leave();
@@ -119,6 +126,16 @@ impl Engine {
                 if let Some(process) = self.processes.get_mut(&pid) {
                     process.leave();
                 }
+            }
+            Command::Again => {
+                self.out.clear();
+                self.out_bytes = 0;
+                self.send(&Message::Again);
+                let mut out = Vec::new();
+                self.processes.values().for_each(|process| process.tell_again(&mut out));
+                out.extend(self.told.iter().cloned());
+                out.iter().for_each(|message| self.send(message));
+                self.send(&Message::AllTold);
             }
             Command::Keep { pid } => {
                 if let Some(process) = self.processes.get_mut(&pid) {
@@ -194,6 +211,12 @@ impl Engine {
     fn send_all(&mut self, messages: &[Message]) {
         for message in messages {
             self.send(message);
+            if matches!(message, Message::Gone { .. } | Message::Exec { .. } | Message::Expired { .. }) {
+                self.told.push_back(message.clone());
+                if self.told.len() > TOLD {
+                    self.told.pop_front();
+                }
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) enum Command {
     Release { pid: i32 },
     /// Hold it for another full time.
     Keep { pid: i32 },
+    /// Another analyzer listens now: answer `Again`, and tell it what still holds and what has ended.
+    Again,
 }
 
 /// From the tracer.
@@ -36,6 +38,24 @@ pub(super) enum Message {
     Gone { pid: i32, ended: Option<Ended> },
     /// See [`super::TracerEvent::Expired`].
     Expired { pid: i32 },
+    /// What comes before this was for another analyzer.
+    Again,
+    /// What comes behind this is new.
+    AllTold,
+}
+
+impl Message {
+    /// Of which process it speaks.
+    pub(super) fn pid(&self) -> Option<i32> {
+        match self {
+            Self::Thread { pid, .. }
+            | Self::Ending { pid, .. }
+            | Self::Exec { pid }
+            | Self::Gone { pid, .. }
+            | Self::Expired { pid } => Some(*pid),
+            Self::Seized { .. } | Self::Again | Self::AllTold => None,
+        }
+    }
 }
 
 /// Why a process could not be seized.

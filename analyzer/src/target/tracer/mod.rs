@@ -71,6 +71,8 @@ pub enum TracerEvent {
         /// Process id.
         pid: i32,
     },
+    /// Of a tracer that another analyzer listened to before ([`Tracer::over`]): what is held, and the last ends that were not, have been told.
+    AllTold,
     /// The tracer process is gone. Its targets run on, untraced.
     Lost,
 }
@@ -167,12 +169,76 @@ struct Shared {
     closing: AtomicBool,
 }
 
-/// A running tracer. Dropping it lets every target go on.
+/// A running tracer process, as whoever started it sees it. Dropping it lets every target go on.
+#[derive(Debug)]
+pub struct TracerProcess {
+    pid: u32,
+    child: Mutex<Option<Child>>,
+    socket: OwnedFd,
+}
+
+impl TracerProcess {
+    /// Starts a tracer.
+    ///
+    /// # Errors
+    /// [`TraceError::Start`].
+    pub fn start(options: &TracerOptions) -> Result<Self, TraceError> {
+        let start = |source: io::Error| TraceError::Start { exe: options.exe.clone(), source };
+        let kind = SocketType::SEQPACKET;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| start(errno.into()))?;
+        let mut command = Process::new(&options.exe);
+        command.arg(SUBCOMMAND).arg(theirs.as_raw_fd().to_string());
+        // Its own stderr would keep a pipe open that somebody reads to its end.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        super::child::in_own_session_with(&mut command, theirs.as_raw_fd());
+        let child = command.spawn().map_err(start)?;
+        drop(theirs);
+        let process = Self { pid: child.id(), child: Mutex::new(Some(child)), socket: ours };
+        let ms = u64::try_from(options.hold.as_millis()).unwrap_or(u64::MAX);
+        say(&process.socket, &Command::Hold { ms }).map_err(|_| start(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(process)
+    }
+
+    /// Another handle of the socket on which it is spoken to, for [`Tracer::over`]. One listens at a time; as long as somebody has the
+    /// socket, the tracer goes on.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// Ends the tracer process and waits for it: what it still traces goes on untraced. Others may hold this handle longer than the
+    /// program lives; who ends says so.
+    pub fn shut_down(&self) {
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let until = Instant::now() + Duration::from_secs(1);
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                // Its death lets the targets go on as well.
+                let _ = child.kill();
+                let _ = child.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for TracerProcess {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// The analyzer's side of a tracer.
 #[derive(Debug)]
 pub struct Tracer {
     shared: Arc<Shared>,
-    pid: u32,
-    child: Mutex<Option<Child>>,
+    /// Where this is the one who started it.
+    process: Option<TracerProcess>,
     events: Receiver<TracerEvent>,
     reader: Option<JoinHandle<()>>,
     next_id: AtomicU64,
@@ -188,41 +254,42 @@ impl Tracer {
         Self::spawn_with(TracerOptions::default())
     }
 
-    /// Starts a tracer.
+    /// Starts a tracer and listens to it.
     ///
     /// # Errors
     /// [`TraceError::Start`].
     pub fn spawn_with(options: TracerOptions) -> Result<Self, TraceError> {
         let start = |source: io::Error| TraceError::Start { exe: options.exe.clone(), source };
-        let kind = SocketType::SEQPACKET;
-        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| start(errno.into()))?;
-        let mut command = Process::new(&options.exe);
-        command.arg(SUBCOMMAND).arg(theirs.as_raw_fd().to_string());
-        // Its own stderr would keep a pipe open that somebody reads to its end.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        super::child::in_own_session_with(&mut command, theirs.as_raw_fd());
-        let child = command.spawn().map_err(start)?;
-        drop(theirs);
+        let process = TracerProcess::start(&options)?;
+        let mut tracer = Self::listen(process.socket().map_err(start)?, options.patience, false).map_err(start)?;
+        tracer.process = Some(process);
+        Ok(tracer)
+    }
 
+    /// Listens to a tracer that somebody else started, in place of an analyzer that may have been killed: what is held is told anew, and
+    /// so are the last ends that were not.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn over(socket: OwnedFd, patience: Duration) -> io::Result<Self> {
+        Self::listen(socket, patience, true)
+    }
+
+    fn listen(socket: OwnedFd, patience: Duration, tells_all_told: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            socket: ours,
+            socket,
             answers: Mutex::default(),
             lost: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
         let (sender, events) = crossbeam_channel::unbounded();
         let for_reader = Arc::clone(&shared);
+        // Where this fails the reader finds the socket closed and says so.
+        let _ = say(&shared.socket, &Command::Again);
         let reader = std::thread::Builder::new()
             .name("tracer-events".into())
-            .spawn(move || read_messages(&for_reader, &sender))
-            .map_err(start)?;
-        let (next_id, patience) = (AtomicU64::new(1), options.patience);
-        let (pid, child) = (child.id(), Mutex::new(Some(child)));
-        let tracer = Self { shared, pid, child, events, reader: Some(reader), next_id, patience };
-        let ms = u64::try_from(options.hold.as_millis()).unwrap_or(u64::MAX);
-        tracer.say(&Command::Hold { ms }).map_err(|_| start(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(tracer)
+            .spawn(move || read_messages(&for_reader, &sender, tells_all_told))?;
+        Ok(Self { shared, process: None, events, reader: Some(reader), next_id: AtomicU64::new(1), patience })
     }
 
     /// Traces every thread of a process, also those to come; not its children. Already traced by this tracer is success.
@@ -266,20 +333,13 @@ impl Tracer {
         self.events.clone()
     }
 
-    /// The tracer's process id.
+    /// The tracer's process id; 0 where somebody else started it.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.as_ref().map_or(0, |process| process.pid)
     }
 
     fn say(&self, command: &Command) -> Result<(), TraceError> {
-        let bytes = serde_json::to_vec(command).map_err(|_| TraceError::Lost)?;
-        loop {
-            match rustix::net::send(&self.shared.socket, &bytes, SendFlags::NOSIGNAL) {
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return Err(TraceError::Lost),
-            }
-        }
+        say(&self.shared.socket, command)
     }
 
     fn lock_answers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Sender<Option<SeizeFailure>>>> {
@@ -288,21 +348,11 @@ impl Tracer {
 }
 
 impl Tracer {
-    /// Ends the tracer process and waits for it: what it still traces goes on untraced. Others may hold this handle longer than the
-    /// program lives; who ends says so.
+    /// As [`TracerProcess::shut_down`], where this is the one who started it.
     pub fn shut_down(&self) {
         self.shared.closing.store(true, Ordering::Release);
-        let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
-        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let until = Instant::now() + Duration::from_secs(1);
-        while matches!(child.try_wait(), Ok(None)) {
-            if Instant::now() > until {
-                // Its death lets the targets go on as well.
-                let _ = child.kill();
-                let _ = child.wait();
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if let Some(process) = &self.process {
+            process.shut_down();
         }
     }
 }
@@ -310,15 +360,28 @@ impl Tracer {
 impl Drop for Tracer {
     fn drop(&mut self) {
         self.shut_down();
-        if let Some(reader) = self.reader.take() {
+        // Somebody else's tracer goes on, and its reader waits for it.
+        if let Some(reader) = self.reader.take().filter(|_| self.process.is_some()) {
             let _ = reader.join();
         }
     }
 }
 
-fn read_messages(shared: &Shared, events: &Sender<TracerEvent>) {
+fn say(socket: &OwnedFd, command: &Command) -> Result<(), TraceError> {
+    let bytes = serde_json::to_vec(command).map_err(|_| TraceError::Lost)?;
+    loop {
+        match rustix::net::send(socket, &bytes, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Err(TraceError::Lost),
+        }
+    }
+}
+
+fn read_messages(shared: &Shared, events: &Sender<TracerEvent>, tells_all_told: bool) {
     let mut gathered: HashMap<i32, Vec<ThreadState>> = HashMap::new();
     let mut buffer = vec![0; LONGEST];
+    let mut for_us = false;
     loop {
         let got = match rustix::net::recv(&shared.socket, &mut buffer[..], RecvFlags::empty()) {
             Ok((0, _)) => break,
@@ -327,7 +390,13 @@ fn read_messages(shared: &Shared, events: &Sender<TracerEvent>) {
             Err(_) => break,
         };
         let Ok(message) = serde_json::from_slice(&buffer[..got.min(LONGEST)]) else { continue };
+        if !for_us {
+            for_us = matches!(message, Message::Again);
+            continue;
+        }
         let event = match message {
+            Message::AllTold if tells_all_told => TracerEvent::AllTold,
+            Message::Again | Message::AllTold => continue,
             Message::Seized { id, failure } => {
                 let answer = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 if let Some(answer) = answer {

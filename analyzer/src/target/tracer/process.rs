@@ -76,6 +76,8 @@ enum Phase {
     /// Its end was reported; it is held.
     Held {
         until: Instant,
+        ended: Ended,
+        all_stopped: bool,
     },
     /// No longer of interest: every thread is detached as it stops.
     Leaving,
@@ -186,7 +188,7 @@ impl Process {
         match self.phase {
             Phase::Watching | Phase::Leaving => None,
             Phase::Undecided { .. } | Phase::Gathering { .. } => Some(now + LOOK),
-            Phase::Executing { until } | Phase::Held { until } => Some(until),
+            Phase::Executing { until } | Phase::Held { until, .. } => Some(until),
         }
     }
 
@@ -304,7 +306,7 @@ impl Process {
                     self.let_execute(now, out);
                 }
             }
-            Phase::Held { until } => {
+            Phase::Held { until, .. } => {
                 if now >= until {
                     out.push(Message::Expired { pid: self.pid });
                     self.leave();
@@ -314,18 +316,24 @@ impl Process {
     }
 
     fn report(&mut self, ended: Ended, all_stopped: bool, until: Instant, out: &mut Vec<Message>) {
+        self.phase = Phase::Held { until, ended, all_stopped };
+        self.tell_again(out);
+    }
+
+    /// Of a process that is held: how it ends, and what its threads hold.
+    pub(super) fn tell_again(&self, out: &mut Vec<Message>) {
+        let Phase::Held { ended, all_stopped, .. } = self.phase else { return };
         for (&tid, _) in self.threads.iter().filter(|(_, thread)| **thread == Thread::AtExit) {
             if let Ok(state) = ThreadState::capture(tid) {
                 out.push(Message::Thread { pid: self.pid, thread: state.into() });
             }
         }
         out.push(Message::Ending { pid: self.pid, ended, all_stopped });
-        self.phase = Phase::Held { until };
     }
 
     /// Holds it until `until` from now on, where it is held.
     pub(super) fn keep(&mut self, until: Instant) {
-        if let Phase::Held { until: old } = &mut self.phase {
+        if let Phase::Held { until: old, .. } = &mut self.phase {
             *old = until;
         }
     }
