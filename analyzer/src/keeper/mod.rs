@@ -352,7 +352,8 @@ impl Keeper {
         })?;
         let tracer = self.tracer.as_ref().and_then(|tracer| tracer.socket().ok());
         let beside: Vec<BorrowedFd<'_>> = tracer.iter().map(AsFd::as_fd).collect();
-        message::send(&ours, &ToAnalyzer::Setup(self.setup.clone()), &beside)?;
+        // Where it fails it is gone already, and the thread above says so.
+        let _ = message::send(&ours, &ToAnalyzer::Setup(self.setup.clone()), &beside);
         self.analyzer = Some(Analyzer { number, socket: ours, started: Instant::now() });
         Ok(())
     }

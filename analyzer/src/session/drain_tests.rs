@@ -142,34 +142,6 @@ fn a_reader_without_the_vault_of_the_one_before_counts_what_that_took_as_lost() 
     assert_eq!(second.into_drained().dropped, 40);
 }
 
-/// Not a test of time: it says what keeping costs.
-#[test]
-fn what_keeping_costs_an_event() {
-    for keeps in [false, true] {
-        let mut worker = worker(1);
-        let vault = vault::create().expect("a vault");
-        if keeps {
-            let (vault, left) = Vault::open(vault).expect("a vault");
-            worker.keep_in(vault, left);
-        }
-        let (only, mut tail, mut spent) = (producer(&worker, 0), 0, Duration::ZERO);
-        let rounds = 1_000;
-        for round in 0..rounds {
-            for at in 0..RING_EVENTS {
-                let number = round * RING_EVENTS + at;
-                let kind = if at % 2 == 0 { KIND_ALLOC } else { KIND_FREE };
-                only.push(event(kind, number + 1, 16 * (1 + number / 2 % 100_000)), &mut tail).expect("room");
-            }
-            let begun = Instant::now();
-            assert_eq!(worker.pass(), RING_EVENTS);
-            spent += begun.elapsed();
-        }
-        assert_eq!(worker.live.counts.events, rounds * RING_EVENTS);
-        let each = spent.as_nanos() as f64 / (rounds * RING_EVENTS) as f64;
-        println!("{each:.1} ns an event {}", if keeps { "kept in a vault" } else { "alone" });
-    }
-}
-
 /// Another process that has inherited the segment, say, goes on writing when all should stand still.
 #[test]
 fn the_end_comes_even_while_somebody_goes_on_writing() {
