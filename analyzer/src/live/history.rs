@@ -39,13 +39,13 @@ pub struct Free {
 const SPARE: usize = 1 << 16;
 
 /// Addresses with more than one life under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     lives: HashMap<u64, Lives, FxBuildHasher>,
     order: VecDeque<(u64, u64)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Lives {
     allocations: Vec<Open>,
     frees: Vec<Free>,

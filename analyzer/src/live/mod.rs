@@ -69,6 +69,7 @@ pub enum Rings {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct LiveSet {
     table: Table,
     /// Stamp and address, roughly in order.
@@ -369,6 +370,11 @@ impl LiveSet {
             is_it && !keep
         });
         keep
+    }
+
+    /// The block that was returned at `address` at that time is alive.
+    pub fn is_alive(&self, address: u64, stamp: u64) -> bool {
+        self.table.get(address).is_some_and(|entry| entry.is_alive() && entry.stamp == stamp)
     }
 
     /// How many blocks are alive.

@@ -65,7 +65,7 @@ impl Site {
 }
 
 /// A xorshift generator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Random(u64);
 
 impl Random {
@@ -79,7 +79,7 @@ impl Random {
 }
 
 /// What one allocation stack made.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Made {
     stack: u32,
     count: u64,
@@ -88,7 +88,7 @@ struct Made {
 }
 
 /// All pairs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FreeSites {
     /// By allocation stack, the place in `made`, plus 1. Stack ids are dense and below `avleak_wire::layout::MAX_NODES`.
     place_of: Vec<u32>,

@@ -28,6 +28,7 @@ pub const MOST_BITMAPS: usize = 1 << 17;
 /// Most chunks that are kept, of a MiB each: 4 TiB of address space.
 pub const MOST_CHUNKS: usize = 1 << 22;
 
+#[derive(Clone)]
 enum Chunk {
     /// Every granule.
     Whole,
@@ -37,6 +38,7 @@ enum Chunk {
 }
 
 /// The set of returned granules.
+#[derive(Clone)]
 pub struct ReturnedMap {
     /// From chunk number to slot.
     index: BTreeMap<u64, u32>,

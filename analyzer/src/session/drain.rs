@@ -14,6 +14,7 @@ use avleak_wire::event::{Event, KIND_ALLOC};
 use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
 use avleak_wire::ring::Consumer;
 use avleak_wire::young::{MOVING, Young};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
@@ -65,11 +66,71 @@ pub struct Drained {
     pub timeline: Timeline,
 }
 
+/// What is asked of a drain from outside, and done on its thread between two passes.
+type Question = Box<dyn FnOnce(&mut Worker) + Send>;
+
 /// A running drain.
 pub struct Drain {
-    segment: Arc<Segment>,
-    finish: Arc<AtomicBool>,
+    inquirer: Inquirer,
     worker: JoinHandle<Drained>,
+}
+
+/// Looks at the live set of a process that lives.
+#[derive(Clone)]
+pub struct Inquirer {
+    segment: Arc<Segment>,
+    orders: Arc<Orders>,
+    questions: Sender<Question>,
+}
+
+/// What makes a drain leave its sleep.
+#[derive(Default)]
+struct Orders {
+    finish: AtomicBool,
+    /// There are questions.
+    asked: AtomicBool,
+}
+
+impl Orders {
+    fn any(&self) -> bool {
+        self.finish.load(Ordering::Acquire) || self.asked.load(Ordering::Acquire)
+    }
+}
+
+/// The live set at one moment, and what belongs to it.
+pub struct Photograph {
+    live: LiveSet,
+    timeline: Timeline,
+    cancelled: u64,
+    dropped: u64,
+    corrupt_rings: u64,
+    waited_ns: u64,
+    calls: [u64; API_NAMES.len()],
+    first: Reading,
+    now: Reading,
+}
+
+impl Photograph {
+    /// With the names and kinds of its stacks it is what a session knows when it has ended. `types`: of the same session.
+    pub fn develop(self, segment: Arc<Segment>, mut types: StackTypes) -> Drained {
+        types.learn_modules();
+        let header = segment.header();
+        Drained {
+            clock: Clock::between(self.first, self.now),
+            now: self.now.stamp,
+            armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
+            dropped: self.dropped,
+            cancelled: self.cancelled,
+            corrupt_rings: self.corrupt_rings,
+            threads: header.threads_seen.load(Ordering::Relaxed),
+            calls: self.calls,
+            waited_s: self.waited_ns as f64 / 1e9,
+            live: self.live,
+            timeline: self.timeline,
+            types,
+            segment,
+        }
+    }
 }
 
 struct Ring {
@@ -103,19 +164,25 @@ impl Drain {
     /// # Errors
     /// Where no thread can be started.
     pub fn start(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>, name: String) -> std::io::Result<Self> {
-        let finish = Arc::new(AtomicBool::new(false));
+        let orders = Arc::new(Orders::default());
+        let (questions, asked) = crossbeam_channel::unbounded();
         let mut worker = Worker::new(segment.clone(), exe, root);
-        let flag = finish.clone();
+        let for_worker = orders.clone();
         let worker = std::thread::Builder::new().name(name).spawn(move || {
-            worker.run(&flag);
+            worker.run(&for_worker, &asked);
             worker.into_drained()
         })?;
-        Ok(Self { segment, finish, worker })
+        Ok(Self { inquirer: Inquirer { segment, orders, questions }, worker })
+    }
+
+    /// To look at the live set meanwhile.
+    pub fn inquirer(&self) -> Inquirer {
+        self.inquirer.clone()
     }
 
     /// The segment.
     pub fn segment(&self) -> &Arc<Segment> {
-        &self.segment
+        &self.inquirer.segment
     }
 
     /// The process stands still or is gone: takes what is left in the rings and ends.
@@ -123,10 +190,8 @@ impl Drain {
     /// # Errors
     /// Where the drain's thread panicked; its message.
     pub fn finish(self) -> Result<Drained, String> {
-        self.finish.store(true, Ordering::Release);
-        let sleeping = &self.segment.header().consumer_sleeping;
-        sleeping.store(0, Ordering::SeqCst);
-        let _ = rustix::thread::futex::wake(sleeping, rustix::thread::futex::Flags::empty(), u32::MAX >> 1);
+        self.inquirer.orders.finish.store(true, Ordering::Release);
+        self.inquirer.wake();
         self.worker.join().map_err(|panic| {
             panic
                 .downcast_ref::<String>()
@@ -134,6 +199,45 @@ impl Drain {
                 .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
                 .unwrap_or_default()
         })
+    }
+}
+
+impl Inquirer {
+    /// The segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// What is alive now; `None` where the session ends.
+    pub fn photograph(&self) -> Option<Photograph> {
+        self.ask(Worker::photograph)
+    }
+
+    /// Which of these blocks, as addresses with the stamps of their allocations, are alive now; `None` where the session ends.
+    pub fn still_alive(&self, blocks: Vec<(u64, u64)>) -> Option<Vec<bool>> {
+        self.ask(move |worker| {
+            let young = worker.young();
+            let is_young = |block: &(u64, u64)| young.iter().any(|(_, one)| (one.address, one.stamp) == *block);
+            blocks.iter().map(|block| worker.live.is_alive(block.0, block.1) || is_young(block)).collect()
+        })
+    }
+
+    fn ask<T: Send + 'static>(&self, what: impl FnOnce(&mut Worker) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let question = Box::new(move |worker: &mut Worker| {
+            let _ = answer.send(what(worker));
+        });
+        self.questions.send(question).ok()?;
+        self.orders.asked.store(true, Ordering::Release);
+        self.wake();
+        // A drain that ends drops the question.
+        answered.recv().ok()
+    }
+
+    fn wake(&self) {
+        let sleeping = &self.segment.header().consumer_sleeping;
+        sleeping.store(0, Ordering::SeqCst);
+        let _ = rustix::thread::futex::wake(sleeping, rustix::thread::futex::Flags::empty(), u32::MAX >> 1);
     }
 }
 
@@ -211,27 +315,32 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, finish: &AtomicBool) {
+    fn run(&mut self, orders: &Orders, questions: &Receiver<Question>) {
         let mut quiet = false;
         loop {
             // Read before the rings: what was published before the order to finish is drained by this pass.
-            let last = finish.load(Ordering::Acquire);
+            let last = orders.finish.load(Ordering::Acquire);
+            let asked = orders.asked.swap(false, Ordering::AcqRel);
             let taken = self.pass();
             if last {
                 self.finish();
                 return;
+            }
+            if asked {
+                questions.try_iter().for_each(|question| question(self));
+                continue;
             }
             if taken > 0 {
                 quiet = false;
             }
             if !quiet {
                 // What comes now and then is not worth a wake-up each: it waits in its ring for the end of the nap.
-                self.sleep(NAPPING, Some(NAP), finish);
+                self.sleep(NAPPING, Some(NAP), orders);
                 quiet = taken == 0;
-            } else if !self.events_wait() && !finish.load(Ordering::Acquire) {
-                self.sleep(ASLEEP, Some(LAST_LOOK), finish);
+            } else if !self.events_wait() && !orders.any() {
+                self.sleep(ASLEEP, Some(LAST_LOOK), orders);
                 if !self.events_wait() {
-                    self.sleep(ASLEEP, None, finish);
+                    self.sleep(ASLEEP, None, orders);
                 }
             }
         }
@@ -280,12 +389,32 @@ impl Worker {
         self.rings.iter().map(of).fold(0, u64::saturating_add)
     }
 
-    /// The process stands still or is gone: takes everything. A pass has found every ring already.
-    fn finish(&mut self) {
-        let mut young: Vec<(usize, Young)> = Vec::new();
+    /// What threads keep to themselves, with the numbers of their rings.
+    fn young(&self) -> Vec<(usize, Young)> {
+        let mut young = Vec::new();
         for (at, ring) in self.rings.iter().enumerate() {
             ring.consumer.young(|one| young.push((at, one)));
         }
+        young
+    }
+
+    /// What is alive, of a process that runs on: what dies young meanwhile is among it, what goes from there into its ring is counted once.
+    fn photograph(&mut self) -> Photograph {
+        let young = self.young();
+        self.pass();
+        let now = clock::read(self.tsc);
+        let mut live = self.live.clone();
+        for (ring, one) in &young {
+            if !self.rings[*ring].has_drained(one) {
+                live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
+            }
+        }
+        self.facts(now, live, self.timeline.clone())
+    }
+
+    /// The process stands still or is gone: takes everything. A pass has found every ring already.
+    fn finish(&mut self) {
+        let mut young = self.young();
         while self.pass() > 0 {}
         young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
         for (_, one) in young {
@@ -301,25 +430,23 @@ impl Worker {
     }
 
     /// Sleeps until a producer wakes it, or for `at_most`.
-    fn sleep(&self, how: u32, at_most: Option<Duration>, finish: &AtomicBool) {
+    fn sleep(&self, how: u32, at_most: Option<Duration>, orders: &Orders) {
         let sleeping = &self.segment.header().consumer_sleeping;
         sleeping.store(how, Ordering::SeqCst);
-        // Who orders the end stores it first and then 0 here: this sees the one, or the wait sees the other.
+        // Who orders something stores it first and then 0 here: this sees the one, or the wait sees the other.
         fence(Ordering::SeqCst);
-        if !finish.load(Ordering::Acquire) {
+        if !orders.any() {
             let limit = at_most.map(|time| rustix::fs::Timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 });
             let _ = rustix::thread::futex::wait(sleeping, rustix::thread::futex::Flags::empty(), how, limit.as_ref());
         }
         sleeping.store(0, Ordering::Relaxed);
     }
 
-    fn into_drained(mut self) -> Drained {
-        self.types.learn_modules();
-        let header = self.segment.header();
+    /// What the segment's headers say beside the live set.
+    fn facts(&self, now: Reading, live: LiveSet, timeline: Timeline) -> Photograph {
         let mut calls = [0u64; API_NAMES.len()];
-        let mut dropped = header.dropped_without_ring.load(Ordering::Relaxed);
+        let mut dropped = self.segment.header().dropped_without_ring.load(Ordering::Relaxed);
         let mut waited_ns = 0u64;
-        let cancelled = self.cancelled();
         for ring in &self.rings {
             let header = ring.consumer.header();
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
@@ -328,22 +455,14 @@ impl Worker {
                 *sum = sum.saturating_add(count.load(Ordering::Relaxed));
             }
         }
-        let now = clock::read(self.tsc);
-        Drained {
-            clock: Clock::between(self.first, now),
-            now: now.stamp,
-            armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
-            dropped,
-            cancelled,
-            corrupt_rings: self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64,
-            threads: header.threads_seen.load(Ordering::Relaxed),
-            calls,
-            waited_s: waited_ns as f64 / 1e9,
-            live: self.live,
-            timeline: self.timeline,
-            types: self.types,
-            segment: self.segment,
-        }
+        let corrupt_rings = self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64;
+        let (cancelled, first) = (self.cancelled(), self.first);
+        Photograph { live, timeline, cancelled, dropped, corrupt_rings, waited_ns, calls, first, now }
+    }
+
+    fn into_drained(mut self) -> Drained {
+        let (live, timeline) = (std::mem::take(&mut self.live), std::mem::take(&mut self.timeline));
+        self.facts(clock::read(self.tsc), live, timeline).develop(self.segment, self.types)
     }
 }
 
