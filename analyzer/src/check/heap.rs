@@ -1,4 +1,4 @@
-//! What glibc's allocator holds free of the heap that it gets by brk.
+//! What glibc's allocator holds free of the heap that it gets by brk, and whether there is another.
 //!
 //! Blocks that were returned since avleak armed are known. But the heap is older than that: what was free then, and what a later split or
 //! merge left over, no event tells, and it is full of links and stale words that lead into what is allocated there today. So the chunks
@@ -54,6 +54,18 @@ pub fn free(maps: &[Mapping], before: &[TargetRange], memory: &dyn Memory) -> Ve
     Heap { range: heap, bytes, memory }.free()
 }
 
+/// Libraries whose malloc takes the place of glibc's where they are loaded at the start.
+const OTHERS: [&str; 3] = ["libjemalloc", "libtcmalloc", "libmimalloc"];
+
+/// What is to be said where one of them is loaded: nothing tells what they hold free.
+pub fn another_allocator(maps: &[Mapping]) -> Option<String> {
+    let names = maps.iter().filter_map(|mapping| mapping.path()?.file_name()?.to_str());
+    let name = names.into_iter().find(|name| OTHERS.iter().any(|other| name.starts_with(other)))?;
+    Some(format!(
+        "{name} is loaded: where it is the allocator, what it keeps of freed blocks is searched, and may hide leaks"
+    ))
+}
+
 struct Heap<'a> {
     range: TargetRange,
     /// Its beginning.
@@ -75,8 +87,8 @@ impl Heap<'_> {
         let size = field & !7;
         let fits = field & ELSEWHERE == 0
             && size >= SMALLEST
-            && size % ALIGN == 0
-            && at % ALIGN == 0
+            && size.is_multiple_of(ALIGN)
+            && at.is_multiple_of(ALIGN)
             && at >= self.range.start
             && at.checked_add(size)? <= self.range.end;
         fits.then_some(size)

@@ -347,7 +347,7 @@ fn look(
         return Err(format!("cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"));
     }
     let hidden = roots::hidden_ffmpegs(drained, &maps);
-    let notes = golang.unjudged.iter().map(go::note).collect();
+    let notes = golang.unjudged.iter().map(go::note).chain(heap::another_allocator(&maps)).collect();
     let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
     let go = go::summary(&golang, &found.go, &reachability, blocks, age);
     Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
