@@ -400,16 +400,40 @@ impl Worker {
 
     /// What is alive, of a process that runs on: what dies young meanwhile is among it, what goes from there into its ring is counted once.
     fn photograph(&mut self) -> Photograph {
+        // First the calls, then what they made: none is counted that is not among the allocations.
+        let calls = self.calls();
         let young = self.young();
         self.pass();
         let now = clock::read(self.tsc);
         let mut live = self.live.clone();
+        self.add_deaths(&mut live);
         for (ring, one) in &young {
             if !self.rings[*ring].has_drained(one) {
                 live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
             }
         }
-        self.facts(now, live, self.timeline.clone())
+        Photograph { calls, ..self.facts(now, live, self.timeline.clone()) }
+    }
+
+    /// What died young and is only counted, to a live set that does not know of it yet.
+    fn add_deaths(&mut self, live: &mut LiveSet) {
+        for ring in &self.rings {
+            ring.consumer.deaths(|made, freed, count| {
+                let kind = self.types.kind_by_stack(made);
+                live.died_young(made, freed, count, kind);
+            });
+        }
+    }
+
+    /// Calls that the second witness saw, in the order of [`API_NAMES`].
+    fn calls(&self) -> [u64; API_NAMES.len()] {
+        let mut calls = [0u64; API_NAMES.len()];
+        for ring in &self.rings {
+            for (sum, count) in calls.iter_mut().zip(&ring.consumer.header().calls) {
+                *sum = sum.saturating_add(count.load(Ordering::Relaxed));
+            }
+        }
+        calls
     }
 
     /// The process stands still or is gone: takes everything. A pass has found every ring already.
@@ -420,12 +444,9 @@ impl Worker {
         for (_, one) in young {
             self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
         }
-        for ring in &self.rings {
-            ring.consumer.deaths(|made, freed, count| {
-                let kind = self.types.kind_by_stack(made);
-                self.live.died_young(made, freed, count, kind);
-            });
-        }
+        let mut live = std::mem::take(&mut self.live);
+        self.add_deaths(&mut live);
+        self.live = live;
         self.timeline.sample(clock::monotonic_ns(), &self.live, self.cancelled());
     }
 
@@ -444,16 +465,13 @@ impl Worker {
 
     /// What the segment's headers say beside the live set.
     fn facts(&self, now: Reading, live: LiveSet, timeline: Timeline) -> Photograph {
-        let mut calls = [0u64; API_NAMES.len()];
+        let calls = self.calls();
         let mut dropped = self.segment.header().dropped_without_ring.load(Ordering::Relaxed);
         let mut waited_ns = 0u64;
         for ring in &self.rings {
             let header = ring.consumer.header();
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
             waited_ns = waited_ns.saturating_add(header.waited_ns.load(Ordering::Relaxed));
-            for (sum, count) in calls.iter_mut().zip(&header.calls) {
-                *sum = sum.saturating_add(count.load(Ordering::Relaxed));
-            }
         }
         let corrupt_rings = self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64;
         let (cancelled, first) = (self.cancelled(), self.first);
