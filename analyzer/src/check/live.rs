@@ -5,10 +5,13 @@
 //!
 //! 1. [`RUNNING`] scans while all threads run, without stacks and registers. What none of them reached is *suspected*: the lost, and what
 //!    only a stack or a register holds.
-//! 2. The process is stopped for its registers and the used part of its stacks (and all else, where that is little), which are copied;
+//! 2. What is held only by blocks that are younger than a scan's list of them (a reference that lives for a frame, say) is missed by one
+//!    scan after the other. So the objects that FFmpeg itself made, and whatever is new, are looked through [`LOOKS`] times for pointers
+//!    to what is suspected.
+//! 3. The process is stopped for its registers and the used part of its stacks (and all else, where that is little), which are copied;
 //!    then it goes on. One more scan begins at these too. What it reaches is no longer suspected. This is done [`STOPS`] times at
 //!    most, until no object of FFmpeg's is suspected or none was cleared by the last one.
-//! 3. What was given back meanwhile is not lost either.
+//! 4. What was given back meanwhile is not lost either.
 //!
 //! Blocks that are younger than the check are not judged. Where the process cannot be stopped its stacks are scanned whole, which may hide
 //! losses behind stale words, and the report says so.
@@ -19,15 +22,18 @@ use std::time::{Duration, Instant, SystemTime};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::snapshot::{Over, Snapshot};
-use super::{Found, Looked, Motion, Prepared, Reach, Search, Subject, conclude, copy, prepare, roots, time};
+use super::{
+    Found, Looked, Motion, Prepared, Reach, Search, Subject, conclude, copy, mapping_in, prepare, roots, time,
+};
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
+use crate::kind::ObjectKind;
 use crate::live::LiveBlock;
-use crate::reach::Control;
+use crate::reach::{self, Control, RootBlock};
 use crate::report::model::{Check, Class, Level, MemoryMeans, Report};
 use crate::session::drain::{Drained, Inquirer};
 use crate::session::types::StackTypes;
-use crate::target::maps;
+use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
 use crate::target::threads::{self, ThreadState};
@@ -38,8 +44,13 @@ use crate::target::tracer::Tracer;
 const RUNNING: u32 = 3;
 /// Scans for each of which it is stopped, at most.
 const STOPS: u32 = 3;
+/// How often what is new is looked through for pointers to what is suspected, after each round of scans.
+const LOOKS: u32 = 16;
+/// Between two of these looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 /// Between two scans, so that what moves has time to move.
 const REST: Duration = Duration::from_millis(5);
+const ENDED: &str = "the process ended while it was checked";
 /// After so long the tracer lets a stopped process go on by itself.
 const LONGEST_STOP: Duration = Duration::from_millis(250);
 
@@ -89,6 +100,8 @@ pub struct Outcome {
 /// One scan of a process that runs, or stood still for a moment.
 struct Scan {
     drained: Drained,
+    list: Vec<reach::Block>,
+    maps: Vec<Mapping>,
     blocks: Vec<LiveBlock>,
     looked: Looked,
     stopped: Duration,
@@ -101,6 +114,30 @@ struct Stop {
     copy: Snapshot,
     stopped: Duration,
     all_stopped: bool,
+}
+
+/// The calling thread goes before others while this lives, where that is allowed: a process stands still meanwhile.
+struct Hurry {
+    before: Option<i32>,
+}
+
+impl Hurry {
+    const NICE: i32 = -10;
+
+    fn begin() -> Self {
+        // Of the calling thread, whatever the name says (setpriority(2), "C library/kernel differences").
+        let before = rustix::process::getpriority_process(None).ok();
+        let before = before.filter(|_| rustix::process::setpriority_process(None, Self::NICE).is_ok());
+        Self { before }
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            let _ = rustix::process::setpriority_process(None, before);
+        }
+    }
 }
 
 /// What no scan reached so far, and whether it is an object of FFmpeg's; `None` before the first scan.
@@ -119,6 +156,12 @@ impl Suspects {
                 && self.0.as_ref().is_none_or(|known| known.contains_key(&identity(block)))
         });
         self.0 = Some(unreached.map(|(_, block)| (identity(block), block.kind.is_object())).collect());
+    }
+
+    fn clear(&mut self, block: &Identity) {
+        if let Some(known) = &mut self.0 {
+            known.remove(block);
+        }
     }
 
     fn contains(&self, block: &LiveBlock) -> bool {
@@ -141,6 +184,8 @@ struct Checker<'a> {
     order: &'a LiveOrder<'a>,
     suspects: Suspects,
     scans: u32,
+    /// When the first scan began: what is younger is not judged.
+    since: Option<u64>,
     /// For how long the process stood still, in all.
     stopped: Duration,
 }
@@ -151,12 +196,21 @@ struct Checker<'a> {
 /// Why there is no report: the process ended meanwhile, its memory cannot be read, or the check was cancelled.
 pub fn run(subject: LiveSubject, mut types: StackTypes, order: &LiveOrder<'_>) -> Result<Outcome, String> {
     let (started, begun) = (time(SystemTime::now()), Instant::now());
-    let mut checker =
-        Checker { subject: &subject, order, suspects: Suspects::default(), scans: 0, stopped: Duration::ZERO };
+    let mut checker = Checker {
+        subject: &subject,
+        order,
+        suspects: Suspects::default(),
+        scans: 0,
+        since: None,
+        stopped: Duration::ZERO,
+    };
     let mut notes = Vec::new();
-    for _ in 0..RUNNING {
+    for round in 1..=RUNNING {
         let scan = checker.scan(types, false)?;
         checker.suspects.keep(&scan);
+        if round == RUNNING {
+            checker.look(&scan)?;
+        }
         types = scan.drained.types;
     }
     let mut last = checker.decide(types)?;
@@ -216,6 +270,7 @@ impl Checker<'_> {
             let before = self.suspects.objects();
             let scan = self.scan(types, true)?;
             self.suspects.keep(&scan);
+            self.look(&scan)?;
             self.stopped += scan.stopped;
             // What is left out has to be reached by a scan, with all that it leads to.
             let complete = stop > 1 || !self.leave_out(&scan);
@@ -228,6 +283,61 @@ impl Checker<'_> {
             types = scan.drained.types;
             stop += 1;
         }
+    }
+
+    /// Looks again and again through FFmpeg's objects that are not suspected, and through what is new, for pointers to what is.
+    fn look(&mut self, scan: &Scan) -> Result<(), String> {
+        let tid = threads::live_thread(self.subject.pid).ok_or(ENDED)?;
+        let process = ProcessMemory::new(tid);
+        let since = self.since.unwrap_or(u64::MAX);
+        let is_holder = |(block, searched): &(&LiveBlock, &reach::Block)| {
+            block.kind.is_libav() && searched.scan == reach::Scan::Words && !self.suspects.contains(block)
+        };
+        let holders: Vec<reach::Block> =
+            scan.blocks.iter().zip(&scan.list).filter(is_holder).map(|(_, searched)| *searched).collect();
+        for _ in 0..LOOKS {
+            if self.suspects.objects() == 0 {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+            let newer = self.subject.inquirer.newer_than(since).ok_or(ENDED)?;
+            let held = |block: reach::Block| (block, None);
+            let new = |block: &LiveBlock| {
+                held(reach::Block {
+                    start: block.address,
+                    size: block.size,
+                    kind: block.kind,
+                    scan: if block.kind == ObjectKind::Payload { reach::Scan::Payload } else { reach::Scan::Words },
+                })
+            };
+            let suspects = scan.blocks.iter().zip(&scan.list).filter(|(block, _)| self.suspects.contains(block));
+            let suspects = suspects.map(|(block, searched)| (*searched, Some(block)));
+            // What is new comes first: where something else lay there, that is gone.
+            let mut all: Vec<(reach::Block, Option<&LiveBlock>)> =
+                newer.iter().map(new).chain(holders.iter().copied().map(held)).chain(suspects).collect();
+            all.sort_by_key(|(block, _)| block.start);
+            all.dedup_by_key(|(block, _)| block.start);
+            let list: Vec<reach::Block> = all.iter().map(|(block, _)| *block).collect();
+            let known = (0..).zip(&all).filter(|(_, (_, suspect))| suspect.is_none());
+            let root_blocks: Vec<RootBlock> = known.map(|(block, _)| RootBlock { block, label: 0 }).collect();
+            let input = reach::Input {
+                blocks: &list,
+                roots: &[],
+                registers: &[],
+                root_blocks: &root_blocks,
+                doubtful: &[],
+                mapping: &mapping_in(&scan.maps),
+                python: None,
+            };
+            let control = Control { progress: &|_, _| (), cancel: self.order.cancel };
+            let found = reach::check(&process, &input, &control).map_err(|error| error.to_string())?;
+            let reached = |(index, (_, suspect)): (u32, &(reach::Block, Option<&LiveBlock>))| {
+                suspect.filter(|_| found.class(index) == Class::StillReachable).map(identity)
+            };
+            let cleared: Vec<Identity> = (0..).zip(&all).filter_map(reached).collect();
+            cleared.iter().for_each(|block| self.suspects.clear(block));
+        }
+        Ok(())
     }
 
     /// What is too young, or known, is in use for this check. Returns whether there was any.
@@ -243,7 +353,6 @@ impl Checker<'_> {
 
     /// One scan; with `stop` the process stands still for its registers and stacks, if that is possible.
     fn scan(&mut self, types: StackTypes, stop: bool) -> Result<Scan, String> {
-        const ENDED: &str = "the process ended while it was checked";
         if self.scans > 0 {
             std::thread::sleep(REST);
         }
@@ -251,6 +360,7 @@ impl Checker<'_> {
         let subject = self.subject;
         let photograph = subject.inquirer.photograph().ok_or(ENDED)?;
         let mut drained = photograph.develop(subject.inquirer.segment().clone(), types);
+        self.since.get_or_insert(drained.now);
         let tid = threads::live_thread(subject.pid).ok_or(ENDED)?;
         let read_maps = || maps::read_maps(tid).map_err(|_| ENDED.to_string());
         let mut maps = read_maps()?;
@@ -265,6 +375,7 @@ impl Checker<'_> {
             Some(tracer) => {
                 let touched = Touched::read(tid, &maps, &roots::own_memory(&drained, &maps));
                 let mut ranges = copy::all_if_little(&list, &touched);
+                let _hurry = Hurry::begin();
                 let mut paused = tracer.pause(subject.pid, LONGEST_STOP).map_err(|error| error.to_string())?;
                 let threads = std::mem::take(&mut paused.threads);
                 let is_known = |sp: u64| maps::find(&maps, sp).is_some_and(|mapping| mapping.writable);
@@ -314,10 +425,10 @@ impl Checker<'_> {
         let looked = search.run(&drained, searched, process, graph, formats)?;
         let all_stopped = stopped.as_ref().is_none_or(|stop| stop.all_stopped);
         let stopped = stopped.map_or(Duration::ZERO, |stop| stop.stopped);
-        Ok(Scan { drained, blocks, looked, stopped, all_stopped })
+        Ok(Scan { drained, list, maps, blocks, looked, stopped, all_stopped })
     }
 
-    /// What was freed between the photograph and the stop had lost its pointers by then.
+    /// What the last look cleared, and what was freed between the photograph and the stop: it had lost its pointers by then.
     fn clear_what_was_given_back(&self, scan: &mut Scan) -> Result<(), String> {
         let lost: Vec<u32> = (0..)
             .zip(&scan.blocks)
@@ -325,9 +436,11 @@ impl Checker<'_> {
             .map(|(index, _)| index)
             .collect();
         let named = lost.iter().map(|&index| identity(&scan.blocks[index as usize])).collect();
-        let alive = self.subject.inquirer.still_alive(named).ok_or("the process ended while it was checked")?;
-        for (&index, _) in lost.iter().zip(alive).filter(|(_, alive)| !alive) {
-            scan.looked.reachability.pardon(index);
+        let alive = self.subject.inquirer.still_alive(named).ok_or(ENDED)?;
+        for (&index, alive) in lost.iter().zip(alive) {
+            if !alive || !self.suspects.contains(&scan.blocks[index as usize]) {
+                scan.looked.reachability.pardon(index);
+            }
         }
         Ok(())
     }

@@ -411,11 +411,7 @@ impl Search<'_> {
                 registers: &found.registers,
                 root_blocks: &root_blocks,
                 doubtful: &found.doubtful,
-                mapping: &|address| match maps::find(maps, address) {
-                    Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
-                    Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
-                    _ => reach::Mapping::Other,
-                },
+                mapping: &mapping_in(maps),
                 python: self.python,
             },
             self.control,
@@ -439,6 +435,15 @@ impl Search<'_> {
         let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
         let go = go::summary(golang, &found.go, &reachability, blocks, age);
         Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
+    }
+}
+
+/// What an address is mapped to.
+fn mapping_in(maps: &[Mapping]) -> impl Fn(u64) -> reach::Mapping {
+    |address| match maps::find(maps, address) {
+        Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
+        Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
+        _ => reach::Mapping::Other,
     }
 }
 

@@ -372,6 +372,11 @@ impl LiveSet {
         keep
     }
 
+    /// What was returned at `stamp` or later and is alive, in no order.
+    pub fn newer_than(&self, stamp: u64) -> impl Iterator<Item = LiveBlock> {
+        self.table.iter().filter(move |entry| entry.is_alive() && entry.stamp >= stamp).map(LiveBlock::of)
+    }
+
     /// The block that was returned at `address` at that time is alive.
     pub fn is_alive(&self, address: u64, stamp: u64) -> bool {
         self.table.get(address).is_some_and(|entry| entry.is_alive() && entry.stamp == stamp)

@@ -20,7 +20,7 @@ use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
 use super::timeline::Timeline;
 use super::types::StackTypes;
-use crate::live::{LiveSet, Pending, Rings};
+use crate::live::{LiveBlock, LiveSet, Pending, Rings};
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
@@ -213,10 +213,27 @@ impl Inquirer {
         self.ask(Worker::photograph)
     }
 
+    /// Which blocks that were returned at `stamp` or later are alive now, in no order; `None` where the session ends.
+    pub fn newer_than(&self, stamp: u64) -> Option<Vec<LiveBlock>> {
+        self.ask(move |worker| {
+            let young = worker.young();
+            worker.pass();
+            let mut newer: Vec<LiveBlock> = worker.live.newer_than(stamp).collect();
+            for (_, one) in young.iter().filter(|(_, one)| one.stamp >= stamp) {
+                let event = one.event();
+                let kind = worker.types.kind_of(event.stack, event.size);
+                let (address, size, stamp, stack) = (event.address, event.size, event.stamp, event.stack);
+                newer.push(LiveBlock { address, size, stamp, stack, kind, by_call_only: false });
+            }
+            newer
+        })
+    }
+
     /// Which of these blocks, as addresses with the stamps of their allocations, are alive now; `None` where the session ends.
     pub fn still_alive(&self, blocks: Vec<(u64, u64)>) -> Option<Vec<bool>> {
         self.ask(move |worker| {
             let young = worker.young();
+            worker.pass();
             let is_young = |block: &(u64, u64)| young.iter().any(|(_, one)| (one.address, one.stamp) == *block);
             blocks.iter().map(|block| worker.live.is_alive(block.0, block.1) || is_young(block)).collect()
         })
