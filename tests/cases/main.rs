@@ -6,6 +6,7 @@ mod ci_docs;
 mod ci_go;
 mod errors;
 mod exits;
+mod faults;
 mod ffmpeg;
 mod formats;
 mod gate;

@@ -23,7 +23,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::snapshot::{Over, Snapshot};
 use super::{
-    Found, Looked, Motion, Prepared, Reach, Search, Subject, conclude, copy, mapping_in, prepare, roots, time,
+    EVERYTHING, Found, Looked, Motion, Prepared, Reach, Search, Subject, conclude, copy, has_missed, mapping_in,
+    prepare, roots, time,
 };
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
@@ -366,6 +367,7 @@ impl Checker<'_> {
         let mut maps = read_maps()?;
         let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
         drained.live.returned.forget_unmapped(&mapped);
+        let missed = has_missed(&mut drained);
         let memory = CachedMemory::new(ProcessMemory::new(tid));
         let process = memory.inner();
         let mut blocks = drained.live.blocks();
@@ -417,8 +419,9 @@ impl Checker<'_> {
             python: python.as_ref(),
             touched: &touched,
             golang: &golang,
-            before: &subject.writable_before,
+            before: if missed { &EVERYTHING } else { &subject.writable_before },
             motion,
+            missed,
             reached: &reached,
             control: &Control { progress: &|_, _| (), cancel: self.order.cancel },
         };

@@ -168,13 +168,12 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             if !all_stopped {
                 notes.push("some threads could not be stopped: their registers and stacks may have moved on".into());
             }
-            // Where events were lost, blocks may lie anywhere that nobody saw returned.
-            let everything = [TargetRange { start: 0, end: u64::MAX }];
-            let before = if subject.drained.dropped > 0 { &everything[..] } else { &subject.writable_before[..] };
+            let missed = has_missed(&mut subject.drained);
+            let before = if missed { &EVERYTHING[..] } else { &subject.writable_before[..] };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
             let motion = if *all_stopped { Motion::Still } else { Motion::Partly };
-            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, motion) {
+            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, motion, missed) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
@@ -282,6 +281,18 @@ fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+const EVERYTHING: [TargetRange; 1] = [TargetRange { start: 0, end: u64::MAX }];
+
+/// Whether events were lost: then blocks may lie anywhere that nobody saw returned, and in place of blocks that were seen to go, and no
+/// freed memory is the allocator's. That can hide a leak, and makes none up.
+fn has_missed(drained: &mut Drained) -> bool {
+    let missed = drained.dropped > 0 || drained.corrupt_rings > 0;
+    if missed {
+        drained.live.returned = reach::ReturnedMap::default();
+    }
+    missed
+}
+
 /// Everything that needs the process's memory.
 #[allow(clippy::too_many_arguments, reason = "one look is one task; its parts belong to different owners")]
 fn look(
@@ -293,6 +304,7 @@ fn look(
     standing: &Standing<'_>,
     before: &[TargetRange],
     motion: Motion,
+    missed: bool,
 ) -> Result<Looked, String> {
     let order = standing.order;
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
@@ -305,7 +317,8 @@ fn look(
     let golang = GoProcess::discover(tid, &maps, threads, memory);
     // Go's heap is told by tables in its constants, and is marked rather than searched: that is done on the process itself.
     let has_go = !golang.runtimes.is_empty() || !golang.unjudged.is_empty();
-    if !has_go && copy::is_worth_a_thought(&drained.live, &touched) {
+    // A copy leaves payload out, which is searched where events were missed.
+    if !has_go && !missed && copy::is_worth_a_thought(&drained.live, &touched) {
         let live = &drained.live;
         std::thread::scope(|scope| {
             let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
@@ -339,6 +352,7 @@ fn look(
         golang: &golang,
         before,
         motion,
+        missed,
         reached: &[],
         control: &Control { progress: order.progress, cancel: order.cancel },
     };
@@ -384,6 +398,8 @@ struct Search<'a> {
     golang: &'a GoProcess,
     before: &'a [TargetRange],
     motion: Motion,
+    /// Events were missed: of no block it is certain that it is there.
+    missed: bool,
     /// Blocks that are known to be reached, whatever this search finds.
     reached: &'a [u32],
     control: &'a Control<'a>,
@@ -399,8 +415,11 @@ impl Search<'_> {
         formats: Formats,
     ) -> Result<Looked, String> {
         let &Self { maps, blocks, golang, .. } = self;
-        let found =
+        let mut found =
             roots::find(drained, maps, self.threads, self.list, memory, self.touched, self.before, self.motion, golang);
+        if self.missed {
+            found.doubt_blocks(self.list);
+        }
         let mut root_blocks = loaders_blocks(drained, blocks, found.loader_label);
         root_blocks.extend(self.reached.iter().map(|&block| RootBlock { block, label: found.before_label }));
         let reachability = reach::check(

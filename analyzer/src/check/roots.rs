@@ -155,6 +155,21 @@ pub fn stacks_in_use(
     ranges
 }
 
+impl Found {
+    /// Events were missed: a block that counts as alive may have been given back, and its memory may be another one's, of which nobody
+    /// told. So what is in blocks that are no objects holds others, whether the block itself is held or not: possibly.
+    pub fn doubt_blocks(&mut self, blocks: &[Block]) {
+        let label = self.labels.len() as u32;
+        self.labels.push(Label("a block that may have been given back: events were missed".into()));
+        let doubted = blocks.iter().filter(|block| !block.kind.is_object());
+        self.doubtful.extend(doubted.map(|block| RootRange {
+            start: block.start,
+            end: block.start.saturating_add(block.size),
+            label,
+        }));
+    }
+}
+
 /// What is libavleak.so's own in the target: its segment, its memory, its variables.
 pub fn own_memory(drained: &Drained, maps: &[Mapping]) -> Vec<TargetRange> {
     let mut own: Vec<TargetRange> = maps

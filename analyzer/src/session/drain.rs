@@ -32,6 +32,8 @@ const SETTLE_EVERY: Duration = Duration::from_millis(10);
 const SETTLE_SHARE: u32 = 20;
 /// Events that are taken out of a ring before they are applied together.
 const BATCH: usize = 64;
+/// So many passes at the end, and somebody still writes: another process that inherited the segment, or one that could not be held.
+const LAST_PASSES: u32 = 64;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
 const MARGIN_NS: u64 = 1_000_000;
 const MARGIN_TSC: u64 = 10_000_000;
@@ -156,6 +158,8 @@ struct Worker {
     settle_at: Instant,
     first: Reading,
     tsc: bool,
+    /// Events that nobody waited for: they came without end when all should have stood still.
+    left_behind: u64,
 }
 
 impl Drain {
@@ -323,6 +327,7 @@ impl Worker {
             rings: Vec::new(),
             pending: Pending::default(),
             settle_at: Instant::now(),
+            left_behind: 0,
             tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
             first: Reading {
                 stamp: header.armed_stamp.load(Ordering::Relaxed),
@@ -456,7 +461,10 @@ impl Worker {
     /// The process stands still or is gone: takes everything. A pass has found every ring already.
     fn finish(&mut self) {
         let mut young = self.young();
-        while self.pass() > 0 {}
+        // Of a process that stands still the second pass takes nothing.
+        if !(0..LAST_PASSES).any(|_| self.pass() == 0) {
+            self.left_behind = self.rings.iter().map(|ring| ring.consumer.waiting()).sum::<u64>().max(1);
+        }
         young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
         for (_, one) in young {
             self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
@@ -490,6 +498,7 @@ impl Worker {
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
             waited_ns = waited_ns.saturating_add(header.waited_ns.load(Ordering::Relaxed));
         }
+        let dropped = dropped.saturating_add(live.counts.left_out).saturating_add(self.left_behind);
         let corrupt_rings = self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64;
         let (cancelled, first) = (self.cancelled(), self.first);
         Photograph { live, timeline, cancelled, dropped, corrupt_rings, waited_ns, calls, first, now }
@@ -561,6 +570,36 @@ mod tests {
             assert_eq!(worker.live.len(), before + 2);
             assert_eq!(worker.live.blocks()[1].stamp, 800);
         }
+    }
+
+    /// Another process that has inherited the segment, say, goes on writing when all should stand still.
+    #[test]
+    fn the_end_comes_even_while_somebody_goes_on_writing() {
+        let mut worker = worker(1);
+        let only = producer(&worker, 0);
+        let (stop, written) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (stop, written) = (&stop, &written);
+            scope.spawn(move || {
+                let mut tail = 0;
+                for at in 0u64.. {
+                    while only.push(event(KIND_ALLOC, at + 1, 16 * (1 + at % 100_000)), &mut tail).is_err() {
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    }
+                    written.store(at + 1, Ordering::Relaxed);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            while worker.pass() == 0 {}
+            worker.finish();
+            stop.store(true, Ordering::Relaxed);
+        });
+        let taken = worker.live.counts.events;
+        assert!(taken > 0 && taken <= written.load(Ordering::Relaxed));
     }
 
     #[test]
