@@ -174,8 +174,8 @@ enum Answer {
 
 type Answers = Mutex<HashMap<u64, Sender<Answer>>>;
 
-/// How long a pause may take to begin: the tracer gives threads 50 ms, and the machine may be busy.
-const PAUSING: Duration = Duration::from_secs(1);
+/// How long a pause may take to begin: the tracer gives threads up to a second, and the machine may be busy.
+const PAUSING: Duration = Duration::from_secs(3);
 
 /// A process that stands still in the middle of its life. Dropping it lets the process go on, as does the tracer by itself in the end.
 #[derive(Debug)]

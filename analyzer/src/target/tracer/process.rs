@@ -36,6 +36,8 @@ const DOUBT: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(3);
 /// How long a process that is paused is given until all of its threads have stopped: one may wait in the kernel, for a disk or a vfork.
 const STOPPING: Duration = Duration::from_millis(50);
+/// The same while a thread that is missing only waits for a processor.
+const STARVING: Duration = Duration::from_secs(1);
 /// Remembered threads that were let go, before the dead among them are forgotten.
 const DEPARTED: usize = 256;
 
@@ -210,7 +212,7 @@ impl Process {
         match self.phase {
             Phase::Watching | Phase::Leaving => None,
             Phase::Undecided { .. } | Phase::Gathering { .. } => Some(now + LOOK),
-            Phase::Pausing { since, .. } => Some(since + STOPPING),
+            Phase::Pausing { since, .. } => Some((since + STOPPING).max(now + LOOK)),
             Phase::Executing { until } | Phase::Held { until } | Phase::Paused { until, .. } => Some(until),
         }
     }
@@ -353,11 +355,13 @@ impl Process {
                 }
             }
             Phase::Pausing { id, since, longest } => {
-                let all_stopped = self.missing_if_any().is_empty();
-                if all_stopped || now >= since + STOPPING {
+                let missing = self.missing_if_any();
+                let all_stopped = missing.is_empty();
+                let starves = || missing.iter().any(|&tid| Stat::of(tid).is_some_and(|stat| stat.state == 'R'));
+                if all_stopped || now >= since + STARVING || now >= since + STOPPING && !starves() {
                     self.tell_registers(out);
                     out.push(Message::Paused { id, pid: self.pid, all_stopped });
-                    self.phase = Phase::Paused { since, until: since + longest };
+                    self.phase = Phase::Paused { since, until: now + longest };
                 }
             }
             Phase::Paused { until, .. } => {
