@@ -147,9 +147,14 @@ pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
     let _ = connection.set_read_timeout(Some(ANSWER_PATIENCE));
     let mut line = serde_json::to_vec(question).map_err(|error| error.to_string())?;
     line.push(b'\n');
-    connection.write_all(&line).map_err(cannot)?;
+    // Who refuses may have answered and gone before it was asked.
+    let written = connection.write_all(&line);
     let mut text = String::new();
-    connection.read_to_string(&mut text).map_err(cannot)?;
+    let read = connection.read_to_string(&mut text);
+    if text.is_empty() {
+        written.map_err(cannot)?;
+        read.map_err(cannot)?;
+    }
     match serde_json::from_str(&text) {
         Ok(Answer::Report(report)) => Ok(*report),
         Ok(Answer::Error(line)) => Err(format!("pid {pid}: {line}")),
