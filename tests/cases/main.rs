@@ -16,6 +16,7 @@ mod hosts_allocators;
 mod hosts_children;
 mod html;
 mod linked_in;
+mod live;
 mod loading;
 mod memory;
 mod nine;

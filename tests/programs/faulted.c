@@ -1,5 +1,6 @@
 // What goes on while avleak is killed or stopped, or is killed itself.
-// steady leak|clean: frames are made here and freed by another thread, for about a second; some are lost, and one is held.
+// steady leak|clean [much]: frames are made here and freed by another thread, for about a second; some are lost, and one is held. Much: with
+// 60,000 blocks that stay, and two million events of others.
 // endless FILE: the same in two threads without end; in FILE are counts that outlive it: frames made, frames about to be lost.
 // flood FILE leak|clean: once FILE is there, as many allocations as can be, in two threads, then the frees of 500 frames that were made
 // before. Another word, once FILE is gone again, and some more frames; the leaky twin loses three.
@@ -14,6 +15,10 @@
 enum { ROUNDS = 250, A_ROUND = 40, PAUSE_US = 4000, FLOOD = 400 * 1000 };
 
 static AVFrame *handed[A_ROUND];
+// Given back so late that each is told.
+enum { LATE = 1024, CHURNED = 4000, STAY = 60 * 1000 };
+static void *late[LATE], *stay[STAY];
+static int much;
 static sem_t full, empty;
 static struct counts { atomic_long made, lost; } *counts;
 
@@ -41,6 +46,10 @@ static void one_round(void *unused)
     (void)unused;
     for (int i = 0; i < A_ROUND; i++)
         handed[i] = frame_shell();
+    for (int i = 0; much && i < CHURNED; i++) {
+        free(late[i % LATE]);
+        late[i % LATE] = malloc(24);
+    }
 }
 
 static int steady(int clean)
@@ -50,6 +59,8 @@ static int steady(int clean)
     sem_init(&empty, 0, 1);
     static AVFrame *held;
     held = frame_shell();
+    for (int i = 0; much && i < STAY; i++)
+        stay[i] = malloc(40);
     if (pthread_create(&thread, NULL, frees, NULL))
         truth_die("pthread_create");
     for (volatile int round = 0; round < ROUNDS; round++) {
@@ -110,8 +121,6 @@ static int endless(const char *file)
 
 static void *floods(void *unused)
 {
-    // Handed on and freed late, so that each is told.
-    enum { LATE = 1024 };
     void **late = calloc(LATE, sizeof *late);
     (void)unused;
     for (int i = 0; i < FLOOD; i++) {
@@ -198,5 +207,6 @@ int main(int argc, char **argv)
         return flood(argv[2], argc > 3 && !strcmp(argv[3], "clean"));
     if (mode_is(argc, argv, "last") && argc > 2)
         return last(argv[2]);
+    much = argc > 3;
     return steady(argc > 2 && !strcmp(argv[2], "clean"));
 }

@@ -7,6 +7,7 @@ mod copy;
 mod go;
 mod grouping;
 mod heap;
+pub mod live;
 mod modules;
 mod roots;
 mod snapshot;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use avleak_wire::layout::{self as wire, API_NAMES};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
@@ -72,6 +74,8 @@ pub enum Reach {
     },
     /// Not at all; why.
     Gone(String),
+    /// It was, by another analyzer.
+    Found(Box<Found>),
 }
 
 /// How a check is asked for.
@@ -86,8 +90,21 @@ pub struct Order<'a> {
     pub cancel: &'a AtomicBool,
     /// Called as soon as the memory is not needed any more: the process can go.
     pub release: &'a dyn Fn(),
+    /// Called with what the memory told, before the process can go, unless a copy of its memory is searched: then after.
+    pub found: &'a dyn Fn(&Found),
     /// When the process was stopped.
     pub stopped_at: Instant,
+}
+
+/// Whether the process moves while its memory is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Motion {
+    /// Every thread stands still, or did when its registers and its stack were read.
+    Still,
+    /// Some thread did not stop: which stacks are in use is not known, and all of their memory is root.
+    Partly,
+    /// All run: what only a stack or a register holds is not found. Only what several such searches agree on is worth anything.
+    Running,
 }
 
 /// A process that stands still, until it need not any more.
@@ -108,9 +125,15 @@ impl Standing<'_> {
         self.stopped_ms.set(Some(stopped_ms));
         stopped_ms
     }
+
+    /// Milliseconds so far.
+    fn stopped_ms(&self) -> f64 {
+        self.stopped_ms.get().unwrap_or_else(|| self.order.stopped_at.elapsed().as_secs_f64() * 1e3)
+    }
 }
 
 /// What one look at the memory found.
+#[derive(Serialize, Deserialize)]
 struct Looked {
     reachability: Reachability,
     graph: Graph,
@@ -118,11 +141,12 @@ struct Looked {
     labels: Vec<roots::Label>,
     hidden: Vec<roots::Hidden>,
     notes: Vec<String>,
+    #[serde(with = "as_json")]
     go: Option<Go>,
 }
 
 /// What format numbers mean, by the library that made a frame.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Formats {
     /// By module.
     tables: FxHashMap<u32, formats::PixelFormats>,
@@ -144,41 +168,28 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let mut blocks = Vec::new();
     let mut notes = std::mem::take(&mut subject.notes);
     let mut means = MemoryMeans::None;
-    let mut unreadable = 0;
     let mut memory_reason = None;
-    let mut hidden_libraries = 0;
     let standing = Standing { order, stopped_ms: std::cell::Cell::new(None) };
-    let mut looked = match &subject.reach {
+    let looked = match std::mem::replace(&mut subject.reach, Reach::Gone(String::new())) {
+        Reach::Found(found) => {
+            subject.ended = found.ended;
+            return conclude(&mut subject, order.level, order.names_peaks, *found, begun);
+        }
         Reach::Gone(why) => {
             // Why it was not traced says more than that nobody saw its end.
-            memory_reason = Some(subject.untraced.clone().unwrap_or_else(|| why.clone()));
+            memory_reason = Some(subject.untraced.clone().unwrap_or(why));
             None
         }
         Reach::Held { threads, all_stopped } => {
             if !all_stopped {
                 notes.push("some threads could not be stopped: their registers and stacks may have moved on".into());
             }
-            // Where events were lost, blocks may lie anywhere that nobody saw returned, and in place of blocks that were seen to go: no
-            // freed memory is the allocator's then. That can hide a leak, and makes none up.
-            let missed = subject.drained.dropped > 0 || subject.drained.corrupt_rings > 0;
-            if missed {
-                subject.drained.live.returned = reach::ReturnedMap::default();
-            }
-            let everything = [TargetRange { start: 0, end: u64::MAX }];
-            let before = if missed { &everything[..] } else { &subject.writable_before[..] };
+            let missed = has_missed(&mut subject.drained);
+            let before = if missed { &EVERYTHING[..] } else { &subject.writable_before[..] };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
-            match look(
-                &mut subject.drained,
-                &mut blocks,
-                &memory,
-                tid,
-                threads,
-                &standing,
-                before,
-                *all_stopped,
-                missed,
-            ) {
+            let motion = if all_stopped { Motion::Still } else { Motion::Partly };
+            match look(&mut subject.drained, &mut blocks, &memory, tid, &threads, &standing, before, motion, missed) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
@@ -190,11 +201,50 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             }
         }
     };
-    let stopped_ms = standing.release();
     if looked.is_none() {
         // As their stacks tell.
+        standing.release();
         blocks = subject.drained.live.blocks();
     }
+    let (stopped_ms, scans) = (standing.stopped_ms(), u32::from(looked.is_some()));
+    let check = Check { started: time(started), duration_s: 0.0, stopped_ms, scans };
+    let mut found = Found { blocks, looked, means, memory_reason, notes, check, ended: subject.ended };
+    (order.found)(&found);
+    found.check.stopped_ms = standing.release();
+    conclude(&mut subject, order.level, order.names_peaks, found, begun)
+}
+
+/// What a check found out about the memory: with what the session brought together, all that a report is made of.
+#[derive(Serialize, Deserialize)]
+pub struct Found {
+    blocks: Vec<LiveBlock>,
+    looked: Option<Looked>,
+    means: MemoryMeans,
+    memory_reason: Option<String>,
+    notes: Vec<String>,
+    check: Check,
+    ended: Option<Ended>,
+}
+
+/// For `#[serde(with)]`: what leaves fields out when it is written can only be read where they have names.
+mod as_json {
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        serde_json::to_string(value).map_err(S::Error::custom)?.serialize(to)
+    }
+
+    pub fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        serde_json::from_str(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// Groups, names, judges.
+fn conclude(subject: &mut Subject, level: Level, names_peaks: bool, found: Found, begun: Instant) -> Report {
+    let Found { blocks, mut looked, means, memory_reason, mut notes, check, .. } = found;
+    let (mut unreadable, mut hidden_libraries) = (0, 0);
     if let Some(looked) = &looked {
         unreadable = looked.reachability.unreadable_bytes;
         hidden_libraries = looked.hidden.iter().filter(|hidden| hidden.out_of_reach).count() as u64;
@@ -219,30 +269,30 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         reachability: looked.as_ref().map(|looked| &looked.reachability),
         labels: looked.as_ref().map_or(&[], |looked| &looked.labels),
         drained,
-        level: order.level,
+        level,
         frames_allocated: observed.frames_allocated,
         duration_s: duration,
     });
     let mut groups = found.groups;
     groups::sort(&mut groups);
-    let timeline = timeline::of(drained, order.names_peaks);
+    let timeline = timeline::of(drained, names_peaks);
     let mut completeness = Completeness { memory_reason, hidden_libraries, ..completeness };
     // Symbols are read while groups are made: what could not be named is known only now.
     completeness.notes.extend(drained.types.symbolizer.notes());
     if found.left_out > 0 {
         completeness.notes.push(format!("{} smaller groups are only counted in the totals", found.left_out));
     }
-    let judgement = verdict::verdict(order.level, &found.leaks, &observed, &completeness);
+    let judgement = verdict::verdict(level, &found.leaks, &observed, &completeness);
     Report {
         schema: SCHEMA.into(),
         avleak: env!("CARGO_PKG_VERSION").into(),
         verdict: judgement.verdict,
         reason: judgement.reason,
-        level: order.level,
+        level,
         target: Target {
             pid: subject.pid as u32,
-            exe: subject.exe,
-            argv: subject.argv,
+            exe: std::mem::take(&mut subject.exe),
+            argv: std::mem::take(&mut subject.argv),
             ended: subject.ended,
             started: time(SystemTime::UNIX_EPOCH + Duration::from_nanos(drained.armed_realtime_ns)),
             duration_s: duration,
@@ -253,12 +303,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         modules: modules::in_stacks(&groups, drained.types.symbolizer.modules()),
         groups,
         completeness,
-        check: Check {
-            started: time(started),
-            duration_s: begun.elapsed().as_secs_f64(),
-            stopped_ms,
-            scans: u32::from(looked.is_some()),
-        },
+        check: Check { duration_s: begun.elapsed().as_secs_f64(), ..check },
         timeline,
         go: looked.as_mut().and_then(|looked| looked.go.take()),
         exit: None,
@@ -271,6 +316,18 @@ fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+const EVERYTHING: [TargetRange; 1] = [TargetRange { start: 0, end: u64::MAX }];
+
+/// Whether events were lost: then blocks may lie anywhere that nobody saw returned, and in place of blocks that were seen to go, and no
+/// freed memory is the allocator's. That can hide a leak, and makes none up.
+fn has_missed(drained: &mut Drained) -> bool {
+    let missed = drained.dropped > 0 || drained.corrupt_rings > 0;
+    if missed {
+        drained.live.returned = reach::ReturnedMap::default();
+    }
+    missed
+}
+
 /// Everything that needs the process's memory.
 #[allow(clippy::too_many_arguments, reason = "one look is one task; its parts belong to different owners")]
 fn look(
@@ -281,7 +338,7 @@ fn look(
     threads: &[ThreadState],
     standing: &Standing<'_>,
     before: &[TargetRange],
-    all_stopped: bool,
+    motion: Motion,
     missed: bool,
 ) -> Result<Looked, String> {
     let order = standing.order;
@@ -306,11 +363,52 @@ fn look(
     } else {
         *blocks = drained.live.blocks();
     }
+    let Prepared { graph, formats, list, python } = prepare(drained, blocks, memory, &maps);
+    let copied = copied.and_then(|first| {
+        let missing = copy::missing(&list, first.ranges(), &maps);
+        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
+        Some(snapshot::Both(first, rest))
+    });
+    let searched: &dyn Memory = match &copied {
+        Some(copied) => {
+            standing.release();
+            copied
+        }
+        None => target,
+    };
+    let search = Search {
+        tid,
+        maps: &maps,
+        threads,
+        blocks,
+        list: &list,
+        python: python.as_ref(),
+        touched: &touched,
+        golang: &golang,
+        before,
+        motion,
+        missed,
+        reached: &[],
+        control: &Control { progress: order.progress, cancel: order.cancel },
+    };
+    search.run(drained, searched, target, graph, formats)
+}
+
+/// What is known of the blocks before the search.
+struct Prepared {
+    graph: Graph,
+    formats: Formats,
+    list: Vec<reach::Block>,
+    python: Option<reach::python::Types>,
+}
+
+/// Confirms doubtful types by content, reads FFmpeg's objects, tells what is payload and what Python's dead objects.
+fn prepare(drained: &mut Drained, blocks: &mut [LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> Prepared {
     for block in blocks.iter_mut().filter(|block| block.kind.is_libav() && !block.by_call_only) {
         let typing = drained.types.typing_of(block.stack, block.size);
         block.kind = typing::confirm(typing, TargetRange::with_len(block.address, block.size), memory);
     }
-    let (graph, formats) = read_graph(drained, blocks, memory, &maps);
+    let (graph, formats) = read_graph(drained, blocks, memory, maps);
     let mut list = huge::vec(blocks.len());
     list.extend(blocks.iter().zip(&graph.scan).map(|(block, &scan)| reach::Block {
         start: block.address,
@@ -320,57 +418,87 @@ fn look(
     }));
     let metatype = drained.segment.header().python_type.load(Ordering::Relaxed);
     let python = (metatype != 0).then(|| reach::python::survey(memory, metatype, &mut list));
-    let copied = copied.and_then(|first| {
-        let missing = copy::missing(&list, first.ranges(), &maps);
-        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
-        Some(snapshot::Both(first, rest))
-    });
-    let failure = target.failure();
-    let searched: &dyn Memory = match &copied {
-        Some(copied) => {
-            standing.release();
-            copied
+    Prepared { graph, formats, list, python }
+}
+
+/// One search of a process's memory.
+struct Search<'a> {
+    tid: i32,
+    maps: &'a [Mapping],
+    threads: &'a [ThreadState],
+    blocks: &'a [LiveBlock],
+    list: &'a [reach::Block],
+    python: Option<&'a reach::python::Types>,
+    touched: &'a Touched,
+    golang: &'a GoProcess,
+    before: &'a [TargetRange],
+    motion: Motion,
+    /// Events were missed: of no block it is certain that it is there.
+    missed: bool,
+    /// Blocks that are known to be reached, whatever this search finds.
+    reached: &'a [u32],
+    control: &'a Control<'a>,
+}
+
+impl Search<'_> {
+    fn run(
+        &self,
+        drained: &Drained,
+        memory: &dyn Memory,
+        process: &ProcessMemory,
+        graph: Graph,
+        formats: Formats,
+    ) -> Result<Looked, String> {
+        let &Self { maps, blocks, golang, .. } = self;
+        let mut found =
+            roots::find(drained, maps, self.threads, self.list, memory, self.touched, self.before, self.motion, golang);
+        if self.missed {
+            found.doubt_blocks(self.list);
         }
-        None => target,
-    };
-    let mut found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped, &golang);
-    if missed {
-        found.doubt_blocks(&list);
-    }
-    let by_loader = loaders_blocks(drained, blocks, found.loader_label);
-    let reachability = reach::check(
-        searched,
-        &reach::Input {
-            blocks: &list,
-            roots: &found.roots,
-            registers: &found.registers,
-            root_blocks: &by_loader,
-            doubtful: &found.doubtful,
-            mapping: &|address| match maps::find(&maps, address) {
-                Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
-                Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
-                _ => reach::Mapping::Other,
+        let mut root_blocks = loaders_blocks(drained, blocks, found.loader_label);
+        root_blocks.extend(self.reached.iter().map(|&block| RootBlock { block, label: found.before_label }));
+        let reachability = reach::check(
+            memory,
+            &reach::Input {
+                blocks: self.list,
+                roots: &found.roots,
+                registers: &found.registers,
+                root_blocks: &root_blocks,
+                doubtful: &found.doubtful,
+                mapping: &mapping_in(maps),
+                python: self.python,
             },
-            python: python.as_ref(),
-        },
-        &Control { progress: order.progress, cancel: order.cancel },
-    )
-    .map_err(|error| match error {
-        ReachError::Cancelled if order.cancel.load(Ordering::Relaxed) => {
-            "the check was interrupted before it had an answer".to_string()
+            self.control,
+        )
+        .map_err(|error| match error {
+            ReachError::Cancelled if self.control.cancel.load(Ordering::Relaxed) => {
+                "the check was interrupted before it had an answer".to_string()
+            }
+            error => format!("the check failed: {error}"),
+        })?;
+        if reachability.scanned_bytes == 0
+            && let Some(error) = process.failure()
+        {
+            let tid = self.tid;
+            return Err(format!(
+                "cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"
+            ));
         }
-        error => format!("the check failed: {error}"),
-    })?;
-    if reachability.scanned_bytes == 0
-        && let Some(error) = failure.or_else(|| memory.inner().failure())
-    {
-        return Err(format!("cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"));
+        let hidden = roots::hidden_ffmpegs(drained, maps);
+        let notes = golang.unjudged.iter().map(go::note).chain(heap::another_allocator(maps)).collect();
+        let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
+        let go = go::summary(golang, &found.go, &reachability, blocks, age);
+        Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
     }
-    let hidden = roots::hidden_ffmpegs(drained, &maps);
-    let notes = golang.unjudged.iter().map(go::note).chain(heap::another_allocator(&maps)).collect();
-    let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
-    let go = go::summary(&golang, &found.go, &reachability, blocks, age);
-    Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
+}
+
+/// What an address is mapped to.
+fn mapping_in(maps: &[Mapping]) -> impl Fn(u64) -> reach::Mapping {
+    |address| match maps::find(maps, address) {
+        Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
+        Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
+        _ => reach::Mapping::Other,
+    }
 }
 
 fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {

@@ -1,24 +1,24 @@
 //! Following registered processes to their end, and checking each there: the analyzer's work, in a process of its own.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustc_hash::FxHashSet;
 
-use crate::check::{self, Order, Reach, Subject};
+use super::control::{self, Answer, Asked, Door};
+use crate::check::live::{self, Identity, LiveOrder, LiveSubject};
+use crate::check::{self, Found, Order, Reach, Subject};
 use crate::render::progress::Progress;
 use crate::report::model::{Ended, Level, Report};
 use crate::session::server::{Session, Trace};
+use crate::session::types::StackTypes;
+use crate::session::vault;
 use crate::target::tracer::{Tracer, TracerEvent};
-
-/// A process with so many live blocks is let go as soon as its memory was copied: to search the copy takes long. An analyzer that is killed
-/// meanwhile leaves it unjudged. Any other one stays held until its report is the keeper's …
-const MANY_BLOCKS: u64 = 100_000;
-/// … but no longer than this after its memory was read.
-const HELD_FOR_REPORT: Duration = Duration::from_secs(1);
 
 /// How long after a process's death its tracer may still report the end that it held.
 const GRACE: Duration = Duration::from_millis(300);
@@ -32,6 +32,13 @@ pub enum WatchEvent {
         /// Which session: pids come again.
         session: u64,
     },
+    /// Somebody asks for a check of a process that lives.
+    Asked {
+        /// Which session.
+        session: u64,
+        /// What, and where the answer goes.
+        asked: Asked,
+    },
 }
 
 /// Whom the watch tells of its checks, from any thread: the session's number, and the report where there is one already.
@@ -42,7 +49,7 @@ pub struct Watch {
     level: Level,
     quiet: bool,
     tracer: Option<Arc<Tracer>>,
-    sessions: HashMap<i32, Box<Session>>,
+    sessions: HashMap<i32, Known>,
     /// Ends that were reported before the registration was.
     early: HashMap<i32, TracerEvent>,
     /// Those whom another analyzer watched are here; and the tracer has told of all whom it had for that one.
@@ -56,6 +63,22 @@ pub struct Watch {
     pub refusals: Vec<String>,
     sender: Sender<WatchEvent>,
     events: Receiver<WatchEvent>,
+}
+
+struct Known {
+    session: Box<Session>,
+    /// What checks of the living process pass on to each other; one at a time.
+    passed_on: Arc<Mutex<PassedOn>>,
+    /// Closed with the session.
+    _door: Option<Door>,
+}
+
+#[derive(Default)]
+struct PassedOn {
+    /// Names.
+    types: Option<StackTypes>,
+    /// What was lost.
+    lost: FxHashSet<Identity>,
 }
 
 impl Watch {
@@ -101,11 +124,18 @@ impl Watch {
 
     /// A process registered.
     pub fn on_registered(&mut self, session: Box<Session>) {
-        let pid = session.pid;
+        let (pid, number) = (session.pid, session.number);
+        let found = session.shelf.as_ref().and_then(vault::finding);
+        if let Some(found) = found.and_then(|bytes| postcard::from_bytes::<Found>(&bytes).ok()) {
+            // Another analyzer has looked at its memory already, and let it go.
+            return self.check(session, None, Reach::Found(Box::new(found)));
+        }
         self.await_death(&session);
-        if let Some(before) = self.sessions.insert(pid, session) {
+        let door = control::open(pid, self.sender.clone(), move |asked| WatchEvent::Asked { session: number, asked });
+        let known = Known { session, passed_on: Arc::default(), _door: door };
+        if let Some(before) = self.sessions.insert(pid, known) {
             // The same process under a new program: the old image is gone.
-            self.check(before, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
+            self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
         }
         if let Some(early) = self.early.remove(&pid) {
             self.on_tracer(early);
@@ -151,7 +181,7 @@ impl Watch {
                 return;
             }
         };
-        let Some(session) = self.sessions.remove(&pid) else {
+        let Some(Known { session, .. }) = self.sessions.remove(&pid) else {
             // Of processes that never registered: forgotten when they are many.
             if self.early.len() > 256 {
                 self.early.clear();
@@ -176,19 +206,62 @@ impl Watch {
     pub fn on_watch(&mut self, event: WatchEvent) {
         match event {
             WatchEvent::Checked => self.checking -= 1,
+            WatchEvent::Asked { session, asked } => self.check_living(session, asked),
             WatchEvent::Died { session } => {
-                let pid = self.sessions.iter().find(|(_, known)| known.number == session).map(|(&pid, _)| pid);
-                if let Some(session) = pid.and_then(|pid| self.sessions.remove(&pid)) {
-                    self.check(session, None, Reach::Gone("nobody saw how it ended".into()));
+                let pid = self.sessions.iter().find(|(_, known)| known.session.number == session).map(|(&pid, _)| pid);
+                if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
+                    self.check(known.session, None, Reach::Gone("nobody saw how it ended".into()));
                 }
             }
         }
     }
 
+    /// On a thread of its own.
+    fn check_living(&self, number: u64, asked: Asked) {
+        let Some(known) = self.sessions.values().find(|known| known.session.number == number) else {
+            return asked.answer(&Answer::Error("it ended".into()));
+        };
+        let session = &known.session;
+        let subject = LiveSubject {
+            pid: session.pid,
+            exe: session.exe.to_string_lossy().into_owned(),
+            argv: session.argv.clone(),
+            writable_before: session.writable_before.clone(),
+            untraced: session.untraced.clone(),
+            inquirer: session.drain.inquirer(),
+        };
+        let (exe, root) = (session.exe.clone(), session.root.clone());
+        let passed_on = known.passed_on.clone();
+        let tracer = self.tracer.clone().filter(|_| session.untraced.is_none());
+        let cancel = self.cancel.clone();
+        let work = move || {
+            let mut passed_on = passed_on.lock().unwrap_or_else(PoisonError::into_inner);
+            let segment = subject.inquirer.segment().clone();
+            let types = passed_on.types.take().unwrap_or_else(|| StackTypes::new(segment, exe, root.as_deref()));
+            let order = LiveOrder {
+                level: asked.question.level,
+                hold: Duration::try_from_secs_f64(asked.question.hold_s).unwrap_or_default(),
+                known: asked.question.increased.then_some(&passed_on.lost),
+                tracer: tracer.as_deref(),
+                cancel: &cancel,
+            };
+            match live::run(subject, types, &order) {
+                Ok(outcome) => {
+                    (passed_on.types, passed_on.lost) = (Some(outcome.types), outcome.lost);
+                    asked.answer(&Answer::Report(Box::new(outcome.report)));
+                }
+                Err(line) => asked.answer(&Answer::Error(line)),
+            }
+        };
+        // Where there is no thread whoever asked sees the connection closed.
+        let spawned = std::thread::Builder::new().name(format!("live-{}", session.pid)).spawn(work);
+        drop(spawned);
+    }
+
     /// Those that still run are reported as they are: alive, unclassified.
     pub fn give_up_on_running(&mut self) {
-        let left: Vec<Box<Session>> = self.sessions.drain().map(|(_, session)| session).collect();
-        for session in left {
+        let left: Vec<Known> = self.sessions.drain().map(|(_, known)| known).collect();
+        for Known { session, .. } in left {
             let why = "the process still ran when the watch ended: what was alive is unclassified".to_string();
             self.check(session, None, Reach::Gone(why));
         }
@@ -220,72 +293,15 @@ impl Watch {
         let name = format!("check-{}", session.pid);
         let work = move || {
             let number = session.number;
-            let hold =
-                tracer.filter(|_| matches!(reach, Reach::Held { .. })).map(|tracer| Hold::of(session.pid, tracer));
-            let mut report =
-                check_one(*session, ended, reach, (level, names_peaks), quiet, hold.as_ref(), &cancel, stopped_at);
-            if hold.as_ref().is_some_and(Hold::is_held) {
-                // Its memory was not needed for all of that time, but it stood still.
-                report.check.stopped_ms = stopped_at.elapsed().as_secs_f64() * 1e3;
-            }
-            // Only then is it let go: were this process killed before, another one would check it once more.
+            let report =
+                check_one(*session, ended, reach, (level, names_peaks), quiet, tracer.as_deref(), &cancel, stopped_at);
             told(number, Some(&report));
-            drop(hold);
             let _ = sender.send(WatchEvent::Checked);
         };
         if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
             self.checking -= 1;
             self.refusals.push(format!("cannot start a thread to check a process: {error}"));
         }
-    }
-}
-
-/// A process that stands still at its end until this is dropped, or it is let go.
-struct Hold {
-    pid: i32,
-    tracer: Arc<Tracer>,
-    /// Behind the lock, so that it is let go once: its id may be another's soon.
-    is_held: Arc<Mutex<bool>>,
-}
-
-impl Hold {
-    fn of(pid: i32, tracer: Arc<Tracer>) -> Self {
-        Self { pid, tracer, is_held: Arc::new(Mutex::new(true)) }
-    }
-
-    fn is_held(&self) -> bool {
-        *self.is_held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The check goes on: not yet.
-    fn keep(&self) {
-        if self.is_held() {
-            let _ = self.tracer.keep(self.pid);
-        }
-    }
-
-    fn let_go(&self) {
-        let mut is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *is_held, false) {
-            let _ = self.tracer.release(self.pid);
-        }
-    }
-
-    /// Its memory is not needed any more: it is let go before long.
-    fn let_go_soon(&self) {
-        let later = Self { pid: self.pid, tracer: self.tracer.clone(), is_held: self.is_held.clone() };
-        let spawned = std::thread::Builder::new().name("let-go".into()).spawn(move || {
-            std::thread::sleep(HELD_FOR_REPORT);
-            drop(later);
-        });
-        // Without the thread, at once: dropping the closure did it.
-        drop(spawned);
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.let_go();
     }
 }
 
@@ -299,23 +315,26 @@ fn check_one(
     reach: Reach,
     (level, names_peaks): (Level, bool),
     quiet: bool,
-    hold: Option<&Hold>,
+    tracer: Option<&Tracer>,
     cancel: &AtomicBool,
     stopped_at: Instant,
 ) -> Report {
     let pid = session.pid;
     let title = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
-    let progress = if hold.is_some() { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
+    let held = matches!(reach, Reach::Held { .. });
+    let progress = if held { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
     let (done_before, kept_at) = (AtomicU64::new(0), AtomicU64::new(0));
     let drained = session.drain.finish();
     let drained = match drained {
         Ok(drained) => drained,
         Err(panic) => {
+            if held && let Some(tracer) = tracer {
+                let _ = tracer.release(pid);
+            }
             let why = format!("the drain failed: {panic}");
             return Report::of_failure(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &why);
         }
     };
-    let is_large = drained.live.len() >= MANY_BLOCKS;
     let subject = Subject {
         pid,
         exe: session.exe.to_string_lossy().into_owned(),
@@ -338,18 +357,24 @@ fn check_one(
                 // A long check says that it is alive, or the tracer lets the process go.
                 let seconds = stopped_at.elapsed().as_secs();
                 if seconds > kept_at.swap(seconds, Ordering::Relaxed) + 4
-                    && let Some(hold) = hold
+                    && let Some(tracer) = tracer
                 {
-                    hold.keep();
+                    let _ = tracer.keep(pid);
                 }
             },
             cancel,
             release: &|| {
-                match hold {
-                    Some(hold) if is_large => hold.let_go(),
-                    // The names of functions are still to be read.
-                    Some(hold) => hold.let_go_soon(),
-                    None => (),
+                if held && let Some(tracer) = tracer {
+                    let _ = tracer.release(pid);
+                }
+            },
+            // Before it is let go: were this process killed after that, another one would have nothing to look at.
+            found: &|found| {
+                if let Some(shelf) = &session.shelf {
+                    let write =
+                        |to: &mut dyn Write| postcard::to_io(found, to).map(drop).map_err(std::io::Error::other);
+                    // Where there is no memory for it another analyzer would not know.
+                    let _ = vault::set_finding(shelf, write);
                 }
             },
             stopped_at,

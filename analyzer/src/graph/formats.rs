@@ -8,7 +8,7 @@ use crate::address::TargetRange;
 use crate::target::memory::Memory;
 
 /// A format.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Format {
     /// As FFmpeg names it.
     pub name: String,

@@ -15,7 +15,7 @@ use crate::target::memory::Memory;
 use formats::Format;
 
 /// What a frame says of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FrameFacts {
     /// Pixels; 0 for sound.
     pub width: i32,
@@ -35,7 +35,7 @@ pub struct FrameFacts {
 const NO_PTS: i64 = i64::MIN;
 
 /// One AVBuffer and what leads to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Buffer {
     /// Address of the AVBuffer.
     pub address: u64,
@@ -48,7 +48,7 @@ pub struct Buffer {
 }
 
 /// The graph over the live blocks, which are addressed by their index.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Graph {
     /// Every buffer to which a live ref leads.
     pub buffers: Vec<Buffer>,

@@ -43,14 +43,14 @@ const MOST_IN_ALL: usize = 1 << 20;
 const SPARE: usize = 1 << 16;
 
 /// Addresses with more than one life under way.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct History {
     #[serde(with = "pairs")]
     lives: HashMap<u64, Lives, FxBuildHasher>,
     order: VecDeque<(u64, u64)>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Lives {
     allocations: Vec<Open>,
     frees: Vec<Free>,

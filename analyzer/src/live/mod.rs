@@ -37,7 +37,7 @@ pub use sites::{FreeSites, Site};
 use table::{Entry, State, Table};
 
 /// A live block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LiveBlock {
     /// First address.
     pub address: u64,
@@ -77,7 +77,7 @@ pub enum Rings {
 }
 
 /// See the module.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct LiveSet {
     table: Table,
     /// Stamp and address, roughly in order.
@@ -393,6 +393,16 @@ impl LiveSet {
             is_it && !keep
         });
         keep
+    }
+
+    /// What was returned at `stamp` or later and is alive, in no order.
+    pub fn newer_than(&self, stamp: u64) -> impl Iterator<Item = LiveBlock> {
+        self.table.iter().filter(move |entry| entry.is_alive() && entry.stamp >= stamp).map(LiveBlock::of)
+    }
+
+    /// The block that was returned at `address` at that time is alive.
+    pub fn is_alive(&self, address: u64, stamp: u64) -> bool {
+        self.table.get(address).is_some_and(|entry| entry.is_alive() && entry.stamp == stamp)
     }
 
     /// How many blocks are alive.

@@ -68,7 +68,7 @@ impl Site {
 }
 
 /// A xorshift generator.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Random(u64);
 
 impl Random {
@@ -82,7 +82,7 @@ impl Random {
 }
 
 /// What one allocation stack made.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Made {
     stack: u32,
     count: u64,
@@ -91,7 +91,7 @@ struct Made {
 }
 
 /// All pairs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FreeSites {
     /// By allocation stack, the place in `made`, plus 1. Stack ids are dense and below `avleak_wire::layout::MAX_NODES`.
     place_of: Vec<u32>,

@@ -48,7 +48,7 @@ const BLOCK: u32 = 4;
 const INTERIOR: u32 = 8;
 
 /// A packed [`Step`], or none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Holder {
     place: u64,
     source: u32,
@@ -84,7 +84,7 @@ fn flag(interior: bool) -> u32 {
 }
 
 /// The holder of each block.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Holders(pub Vec<Holder>);
 
 impl Holders {

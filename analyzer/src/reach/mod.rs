@@ -51,7 +51,7 @@ pub use roots::{RootSources, StackRange, WritableRange};
 pub use crate::report::model::Class;
 
 /// Is a block's content searched for pointers?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Scan {
     /// Yes, every aligned word.
     Words,
@@ -166,7 +166,7 @@ pub enum ReachError {
 pub const MAX_BLOCKS: usize = u32::MAX as usize - 16;
 
 /// What was found; every index is one of [`Input::blocks`].
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Reachability {
     classes: Vec<Class>,
     outermost: Vec<bool>,
@@ -195,6 +195,15 @@ impl Reachability {
     /// standing leads to it. Of a cycle only the member of highest rank is outermost. False for reachable blocks.
     pub fn is_outermost(&self, block: u32) -> bool {
         self.outermost.get(block as usize).copied().unwrap_or(false)
+    }
+
+    /// The caller knows better: the block is not lost.
+    pub fn pardon(&mut self, block: u32) {
+        if let (Some(class), Some(outermost)) =
+            (self.classes.get_mut(block as usize), self.outermost.get_mut(block as usize))
+        {
+            (*class, *outermost) = (Class::StillReachable, false);
+        }
     }
 
     /// What points to a block: the first pointer that gave it its class. None for definitely lost blocks (what points to

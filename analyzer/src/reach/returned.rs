@@ -37,6 +37,7 @@ const MOST_AVERAGE: u64 = 1 << 10;
 /// How far that average may be exceeded for a while.
 const SPARE_CHUNKS: u64 = MOST_CHUNKS as u64;
 
+#[derive(Clone)]
 enum Chunk {
     /// Every granule.
     Whole,
@@ -46,6 +47,7 @@ enum Chunk {
 }
 
 /// The set of returned granules.
+#[derive(Clone)]
 pub struct ReturnedMap {
     /// From chunk number to slot.
     index: BTreeMap<u64, u32>,

@@ -78,6 +78,8 @@ pub struct Session {
     pub pidfd: Option<OwnedFd>,
     /// What was writable when it registered, ascending; everything where that is not known.
     pub writable_before: Vec<TargetRange>,
+    /// Its vault, for what its check finds.
+    pub shelf: Option<File>,
     /// The drain.
     pub drain: Drain,
 }
@@ -244,6 +246,7 @@ pub fn register(registered: Registered, trace: &Trace, traced_before: bool) -> S
         untraced: facts.untraced,
         pidfd,
         writable_before: ranges.collect(),
+        shelf,
         drain,
     }))
 }

@@ -31,8 +31,9 @@ const JOURNALS: u64 = META + META_BYTES;
 /// Room for 8 million events; touched as far as it is used.
 const JOURNAL_BYTES: u64 = 256 << 20;
 const CHECKPOINTS: u64 = JOURNALS + 2 * JOURNAL_BYTES;
-/// From one checkpoint to the other; files are sparse.
+/// From one checkpoint to the other, and to what a check found; files are sparse.
 const CHECKPOINT_STRIDE: u64 = 1 << 40;
+const FINDING: u64 = CHECKPOINTS + 2 * CHECKPOINT_STRIDE;
 /// A checkpoint is due once the journal is as large as this …
 const LEAST_JOURNAL: u64 = 16 << 20;
 /// … and so many times as large as the last checkpoint, so that writing checkpoints costs little beside the events …
@@ -61,9 +62,12 @@ struct Header {
     journal: [AtomicU64; 2],
     /// Bytes of it that are complete.
     journal_bytes: [AtomicU64; 2],
+    /// Bytes of what the check found; 0: it has not come so far.
+    finding_bytes: AtomicU64,
 }
 
 const META_BYTES_AT: u64 = std::mem::offset_of!(Header, meta_bytes) as u64;
+const FINDING_BYTES_AT: u64 = std::mem::offset_of!(Header, finding_bytes) as u64;
 
 /// See the module.
 pub struct Vault {
@@ -142,6 +146,42 @@ pub fn set_meta(vault: &File, meta: &[u8]) -> io::Result<()> {
     }
     vault.write_all_at(meta, META)?;
     vault.write_all_at(&(meta.len() as u64).to_le_bytes(), META_BYTES_AT)
+}
+
+/// What the check of the process found, where it came so far.
+pub fn finding(vault: &File) -> Option<Vec<u8>> {
+    let mut bytes = [0; 8];
+    vault.read_exact_at(&mut bytes, FINDING_BYTES_AT).ok()?;
+    let bytes = u64::from_le_bytes(bytes);
+    if bytes == 0 || FINDING.saturating_add(bytes) > vault.metadata().ok()?.len() {
+        return None;
+    }
+    let mut finding = vec![0; bytes as usize];
+    vault.read_exact_at(&mut finding, FINDING).ok()?;
+    Some(finding)
+}
+
+/// Keeps what the check of the process found.
+///
+/// # Errors
+/// What `write` or the kernel says; then nothing is kept.
+pub fn set_finding(vault: &File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    struct At<'a>(&'a File, u64);
+    impl Write for At<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let written = self.0.write_at(bytes, self.1)?;
+            self.1 += written as u64;
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut to = io::BufWriter::with_capacity(PIECE, At(vault, FINDING));
+    write(&mut to)?;
+    let end = to.into_inner().map_err(io::IntoInnerError::into_error)?.1;
+    vault.write_all_at(&(end - FINDING).to_le_bytes(), FINDING_BYTES_AT)
 }
 
 impl Vault {

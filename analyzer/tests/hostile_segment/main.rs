@@ -165,6 +165,7 @@ impl Field {
             progress: &|_, _| (),
             cancel: &AtomicBool::new(false),
             release: &|| (),
+            found: &|_| (),
             stopped_at: Instant::now(),
         };
         let report = check::run(subject, &order);

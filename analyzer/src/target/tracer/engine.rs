@@ -112,7 +112,7 @@ impl Engine {
                     None
                 } else {
                     // What is remembered of this id was another process, or another program.
-                    self.told.retain(|message| message.pid() != Some(pid));
+                    self.told.retain(|message| message.ended() != Some(pid));
                     let (mut process, failure) = Process::seize(pid, &self.settings);
                     if failure.is_some() {
                         process.leave();
@@ -141,6 +141,16 @@ impl Engine {
                 if let Some(process) = self.processes.get_mut(&pid) {
                     process.keep(Instant::now() + self.settings.hold);
                 }
+            }
+            Command::Pause { id, pid, ms } => {
+                let longest = Duration::from_millis(ms);
+                if !self.processes.get_mut(&pid).is_some_and(|process| process.pause(id, longest)) {
+                    self.send(&Message::NotPaused { id });
+                }
+            }
+            Command::Resume { id, pid } => {
+                let stopped = self.processes.get_mut(&pid).map_or(Duration::ZERO, Process::resume);
+                self.send(&Message::Resumed { id, stopped_us: stopped.as_micros() as u64 });
             }
         }
         self.processes.retain(|_, process| !process.is_empty());
@@ -211,7 +221,7 @@ impl Engine {
     fn send_all(&mut self, messages: &[Message]) {
         for message in messages {
             self.send(message);
-            if matches!(message, Message::Gone { .. } | Message::Exec { .. } | Message::Expired { .. }) {
+            if message.ended().is_some() {
                 self.told.push_back(message.clone());
                 if self.told.len() > TOLD {
                     self.told.pop_front();
