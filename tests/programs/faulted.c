@@ -17,7 +17,7 @@ enum { ROUNDS = 250, A_ROUND = 40, PAUSE_US = 4000, FLOOD = 400 * 1000 };
 static AVFrame *handed[A_ROUND];
 // Given back so late that each is told.
 enum { LATE = 1024, CHURNED = 4000, STAY = 60 * 1000 };
-static void *late[LATE], *stay[STAY];
+static void *late[LATE], *volatile stay[STAY];
 static int much;
 static sem_t full, empty;
 static struct counts { atomic_long made, lost; } *counts;
