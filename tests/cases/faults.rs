@@ -271,8 +271,11 @@ fn assert_counted(report: &Value, (made, lost): (u64, u64), moment: u64) {
     let frames = number(&observed["frames_allocated"]);
     assert!((made..=made + 2).contains(&frames), "after {moment} ms: {frames} frames, {made} made");
     let class = |name: &str| number(&report["totals"][name]["frames"]);
-    let found = class("definitely_lost");
-    assert_eq!(number(&report["leaks"]["frames"]), found, "after {moment} ms");
+    let (definitely, possibly) = (class("definitely_lost"), class("possibly_lost"));
+    assert_eq!(number(&report["leaks"]["frames"]), definitely, "after {moment} ms");
+    // What the heap held before FFmpeg's first use is not known, and now and then leads into the middle of three or four frames.
+    assert!(possibly <= 8, "after {moment} ms: {report:#}");
+    let found = definitely + possibly;
     assert!((lost.saturating_sub(2)..=lost).contains(&found), "after {moment} ms: {found} of {lost} lost\n{report:#}");
     assert_eq!(report["completeness"]["memory"], "ptrace", "after {moment} ms");
 }
@@ -317,6 +320,33 @@ fn a_target_that_is_killed_is_always_reported() {
         }
     }
     println!("{reported} of {} were killed after their first frame", kills());
+}
+
+/// There is nobody left to report; but nothing is left of avleak either, and the host goes on.
+#[test]
+fn a_command_whose_avleak_is_killed_runs_on() {
+    let folder = scratch();
+    let file = folder.path().join("counts");
+    let program = programs::program("faulted");
+    let started = Run::new([program.as_os_str(), "endless".as_ref(), file.as_os_str()]).start();
+    let keeper = started.running.pid();
+    let target = child_of(keeper, &program);
+    let until = Instant::now() + Duration::from_secs(60);
+    let wait_for = |what: &str, is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_for("it made no frame", &|| counts(&file).is_some_and(|(made, _)| made > 0));
+    let others: Vec<u32> = children_of(keeper).into_iter().filter(|&pid| pid != target).collect();
+    assert_eq!(others.len(), 2, "an analyzer and a tracer");
+    started.running.signal(keeper, Signal::KILL);
+    let is_gone = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
+    wait_for("analyzer or tracer live on", &|| others.iter().all(|&pid| is_gone(pid)));
+    let (made, _) = counts(&file).expect("counts");
+    wait_for("the host does not go on", &|| counts(&file).is_some_and(|(now, _)| now > made + 10_000));
+    started.running.signal(target, Signal::KILL);
 }
 
 #[test]
