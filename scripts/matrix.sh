@@ -20,7 +20,7 @@ mkdir -p "$out"
 target=${CARGO_TARGET_DIR:-target}
 export PATH=$PWD/build/dist/venv/bin:$PATH
 triple=x86_64-unknown-linux-gnu
-tests=$(cargo-zigbuild test --no-run --release --locked --target $triple.2.17 -p avleak-tests --test end_to_end \
+tests=$(CARGO_TARGET_DIR=$target/dist/build cargo-zigbuild test --no-run --release --locked --target $triple.2.17 -p avleak-tests --test end_to_end \
     --message-format=json </dev/null 2>"$out/build.log" | sed -n 's/.*"executable":"\([^"]*end_to_end-[^"]*\)".*/\1/p' | tail -n 1) ||
     { cat "$out/build.log" >&2; exit 1; }
 status=0
