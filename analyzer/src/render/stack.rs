@@ -385,9 +385,11 @@ mod tests {
         let go = ["runtime.cgocall", "main._Cfunc_av_frame_alloc", "main.decode", "runtime.main"];
         let stack: Vec<Frame> = go.iter().map(|name| own(name, "main.go", 9)).collect();
         assert_eq!(own_frame(&stack).map(name).as_deref(), Some("main.decode"));
-        let purego = ["syscallX", "runtime.cgocall", "github.com/ebitengine/purego.RegisterFunc.func4", "main.decode"];
-        let file = "/src/github.com/ebitengine/purego@v0.9.0/sys_amd64.s";
-        let stack: Vec<Frame> = purego.iter().map(|name| own(name, file, 9)).collect();
+        let at = "/src/github.com/ebitengine/purego@v0.9.0/sys_amd64.s";
+        let through =
+            ["syscallX", "runtime.cgocall", "github.com/ebitengine/purego.RegisterFunc.func4", "reflect.callReflect"];
+        let mut stack: Vec<Frame> = through.iter().map(|name| own(name, at, 9)).collect();
+        stack.push(own("main.decode", "main.go", 9));
         assert_eq!(own_frame(&stack).map(name).as_deref(), Some("main.decode"));
         let rust = [own("core::ops::function::FnOnce::call_once", "f.rs", 1), own("app::take", "app.rs", 2)];
         assert_eq!(own_frame(&rust).map(name).as_deref(), Some("app::take"));
