@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 suites=(bullseye bookworm trixie sid)
 # FFmpeg 6.1, 7.0, 7.1, 8.0, 8.1; of older ones there are no wheels for today's Pythons.
-wheels=(12.3.0 13.1.0 14.4.0 15.1.0 16.1.0 17.1.0 18.1.0)
+wheels=(12.3.0 13.1.0 14.2.0 15.1.0 16.1.0 17.1.0 18.1.0)
 # What the roots have no tools for: Go, browsers, Valgrind, unpaper, players, wheels, musl's and 32-bit compilers, other allocators; and what
 # does not depend on FFmpeg's version.
 skipped=(ci:: ci_baseline:: ci_docs:: ci_go:: formats:: html:: gate:: storm:: oracle:: wheels:: golang:: python:: programs_at_large::
