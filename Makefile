@@ -66,9 +66,9 @@ loom: ## Explore what threads and reader may see of each other on the wire, in e
 	@CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked -p avleak-wire --test loom
 
 .PHONY: test-all
-test-all: lint loom test-bench ## Lint, explore the wire, run every test (the storm for minutes), then the matrix
+test-all: lint loom test-bench ## Lint, explore the wire, run every test (storm, fuzzer and kills for minutes), then the matrix
 	@scripts/setup.sh go
-	@AVLEAK_STORM_SECONDS=60 AVLEAK_AT_LARGE=1 AVLEAK_GO_ALL=1 $(MAKE) --no-print-directory test
+	@AVLEAK_STORM_SECONDS=60 AVLEAK_FUZZ_SECONDS=300 AVLEAK_KILLS=100 AVLEAK_AT_LARGE=1 AVLEAK_GO_ALL=1 $(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory matrix
 
 .PHONY: bench

@@ -389,14 +389,84 @@ fn no_signal_is_lost_or_changed() {
         clock_gettime(CLOCK_MONOTONIC, &n); struct itimerspec z = {0}; timer_settime(t, 0, &z, 0); sleep_ms(20); \
         long ms = (n.tv_sec - b.tv_sec) * 1000 + (n.tv_nsec - b.tv_nsec) / 1000000; char l[200]; \
         sprintf(l, \"%ld %ld %ld %ld %ld\\n\", count, sum, disorder, ticks, ms); say(l); pause();";
+    for pauses in [false, true] {
+        let mut target = Target::start(globals, body);
+        let tracer = tracer();
+        tracer.seize(target.pid()).unwrap();
+        target.go();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let line = std::thread::scope(|scope| {
+            let (pid, tracer, over) = (target.pid(), &tracer, &over);
+            scope.spawn(move || {
+                while pauses && !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let mut paused = tracer.pause(pid, Duration::from_secs(5)).unwrap();
+                    assert!(paused.all_stopped && paused.threads.len() >= 2);
+                    assert!(!paused.resume().is_zero());
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            let line = target.line();
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            line
+        });
+        let n: Vec<i64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
+        assert_eq!(n[..3], [2000, 2000 * 2001 / 2, 0], "{line}");
+        assert!((n[3] - n[4]).abs() <= 2, "expirations {} in {} ms", n[3], n[4]);
+    }
+}
+
+#[test]
+fn a_paused_process_stands_still_and_goes_on_as_it_was() {
+    let globals =
+        "static volatile long counted[8]; static void *count(void *a) { for (;;) counted[(long)a]++; return a; }";
+    let body = "char l[60]; pthread_t t; for (long i = 0; i < 8; i++) pthread_create(&t, 0, count, (void *)i); \
+        sprintf(l, \"%lx\\n\", (long)counted); say(l); go(); return 3;";
     let mut target = Target::start(globals, body);
+    let tracer = tracer();
+    let place = u64::from_str_radix(&target.line(), 16).unwrap();
+    assert!(matches!(tracer.pause(target.pid(), Duration::from_secs(1)), Err(TraceError::NotPaused { .. })));
+    tracer.seize(target.pid()).unwrap();
+    let counted = |pid: i32| {
+        let memory = ProcessMemory::new(pid);
+        (0..8).map(|at| memory.word(place + 8 * at).unwrap()).collect::<Vec<u64>>()
+    };
+    for _ in 0..20 {
+        let before = counted(target.pid());
+        let mut paused = tracer.pause(target.pid(), Duration::from_secs(10)).unwrap();
+        assert_eq!((paused.all_stopped, paused.threads.len()), (true, 9));
+        let still = counted(target.pid());
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(counted(target.pid()), still);
+        let stopped = paused.resume();
+        assert!(stopped >= Duration::from_millis(5) && stopped < Duration::from_secs(10), "{stopped:?}");
+        wait_until(|| counted(target.pid()) > still, "it goes on");
+        assert!(before <= still);
+    }
+    // Who forgets to let it go on does not stop it for ever.
+    let mut paused = tracer.pause(target.pid(), Duration::from_millis(50)).unwrap();
+    let still = counted(target.pid());
+    wait_until(|| counted(target.pid()) > still, "the tracer lets it go on");
+    assert_eq!(paused.resume(), Duration::ZERO);
+    // Dropped, it goes on too; and its end is seen as ever.
+    drop(tracer.pause(target.pid(), Duration::from_secs(10)).unwrap());
+    target.go();
+    assert_eq!(ending(&tracer, &target).0, Ended::Exit(3));
+    tracer.release(target.pid()).unwrap();
+}
+
+#[test]
+fn a_paused_process_that_is_killed_is_seen_to_end() {
+    let mut target = Target::start("", "spawn(spin, 4); go(); pause();");
     let tracer = tracer();
     tracer.seize(target.pid()).unwrap();
     target.go();
-    let line = target.line();
-    let n: Vec<i64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
-    assert_eq!(n[..3], [2000, 2000 * 2001 / 2, 0], "{line}");
-    assert!((n[3] - n[4]).abs() <= 2, "expirations {} in {} ms", n[3], n[4]);
+    let paused = tracer.pause(target.pid(), Duration::from_secs(10)).unwrap();
+    target.signal(libc::SIGKILL);
+    let (ended, _) = ending(&tracer, &target);
+    assert_eq!(ended, Ended::Signal(9));
+    drop(paused);
+    tracer.release(target.pid()).unwrap();
+    target.wait();
 }
 
 #[test]

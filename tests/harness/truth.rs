@@ -126,7 +126,7 @@ fn compare_verdict(truth: &Value, report: &Value, dropped: u64, faults: &mut Vec
         Some("not clean") => verdict != "clean",
         Some(expected) => verdict == expected,
         None if report["level"] != "normal" => true,
-        None if leaks > 0 => verdict == "leaks",
+        None if leaks > 0 => verdict == "leaks" || dropped > 0 && verdict == "inconclusive",
         None => verdict == "clean" || dropped > 0 && verdict == "inconclusive",
     };
     if !fits {

@@ -61,7 +61,7 @@ FIXTURE void truth_die(const char *what)
     _exit(99);
 }
 
-// Overwrites the dead part of this stack and the vector registers: no stale word is left there.
+// Overwrites the dead part of this stack, the vector registers and those that a call may change: no stale word is left there.
 NOINLINE static void scrub(void)
 {
     volatile unsigned long room[64 * 1024];
@@ -74,6 +74,10 @@ NOINLINE static void scrub(void)
                      "pxor %%xmm12,%%xmm12\n pxor %%xmm13,%%xmm13\n pxor %%xmm14,%%xmm14\n pxor %%xmm15,%%xmm15\n" ::
                          : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
                            "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory");
+    // A system call that follows keeps them, and so does a thread that is stopped in it.
+    __asm__ volatile("xor %%ecx,%%ecx\n xor %%edx,%%edx\n xor %%esi,%%esi\n xor %%edi,%%edi\n xor %%r8d,%%r8d\n xor %%r9d,%%r9d\n"
+                     "xor %%r10d,%%r10d\n xor %%r11d,%%r11d\n" ::
+                         : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11");
 #endif
 }
 

@@ -237,6 +237,11 @@ impl<M: RingMemory> Consumer<M> {
         !self.corrupt && self.header().head.load(Ordering::Acquire) != self.tail
     }
 
+    /// How many events are published and not drained; at most as many as a ring can hold.
+    pub fn waiting(&self) -> u64 {
+        if self.corrupt { 0 } else { self.header().head.load(Ordering::Acquire).wrapping_sub(self.tail).min(M::EVENTS) }
+    }
+
     /// Hands over every young allocation, as far as it stands still. To be called before [`Self::drain`] where none may be missed.
     pub fn young(&self, mut take: impl FnMut(Young)) {
         if self.corrupt {

@@ -36,6 +36,21 @@ pub fn wanted(live: &LiveSet, touched: &Touched) -> Option<Vec<TargetRange>> {
     (live.len() >= MANY_BLOCKS || bytes_of(&wanted) >= MUCH).then_some(wanted)
 }
 
+/// So much is copied while a living process stands still for a moment: two or three milliseconds.
+const LITTLE: u64 = 6 << 20;
+
+/// Everything that a search reads, where that is little; else nothing.
+pub fn all_if_little(blocks: &[reach::Block], touched: &Touched) -> Vec<TargetRange> {
+    let mut all = searched(blocks);
+    let payload: Vec<TargetRange> = blocks
+        .iter()
+        .filter(|block| block.scan == reach::Scan::Payload && block.size >= LARGE_PAYLOAD)
+        .map(|block| TargetRange { start: block.start, end: block.start.saturating_add(block.size) })
+        .collect();
+    all.extend(without(touched.parts(), &payload));
+    if bytes_of(&all) <= LITTLE { all } else { Vec::new() }
+}
+
 /// What a search will read beside what was copied first.
 pub fn missing(blocks: &[reach::Block], copied: &[TargetRange], maps: &[Mapping]) -> Vec<TargetRange> {
     let mut missing = without(&searched(blocks), copied);

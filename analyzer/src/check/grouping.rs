@@ -18,6 +18,8 @@ use crate::session::drain::Drained;
 
 /// Groups that a report holds at most; the rest is in the totals.
 const MOST_GROUPS: usize = 10_000;
+/// Stack frames that a report holds, all groups together: some 500 MiB while it is written. Real ones have fifty a group.
+const MOST_FRAMES: usize = 500_000;
 /// Free sites, ref holders and chain steps that a group shows at most.
 const MOST_SITES: usize = 5;
 const MOST_HOLDERS: usize = 8;
@@ -102,7 +104,7 @@ pub fn group(input: &mut Input<'_>) -> Found {
     // The verdict's first, then the worst class, then the most numerous: those are worth naming.
     let mut chosen: Vec<Members> = groups.into_values().collect();
     chosen.sort_by_key(|members| (members.counted == 0, members.class, std::cmp::Reverse(members.blocks.len())));
-    let left_out = chosen.len().saturating_sub(MOST_GROUPS);
+    let all = chosen.len();
     chosen.truncate(MOST_GROUPS);
     let sites = Sites::of(&mut stacks);
     let mut maker = Maker {
@@ -116,9 +118,25 @@ pub fn group(input: &mut Input<'_>) -> Found {
         frames_allocated: input.frames_allocated,
         duration_s: input.duration_s,
     };
-    let groups = chosen.iter().map(|members| maker.group(members)).collect();
+    let mut frames = 0;
+    let mut groups: Vec<Group> = Vec::new();
+    for members in &chosen {
+        if frames >= MOST_FRAMES {
+            break;
+        }
+        let group = maker.group(members);
+        frames += frames_of(&group);
+        groups.push(group);
+    }
     let (leaks, totals) = sums.finish();
-    Found { groups, leaks, totals, left_out }
+    Found { left_out: all - groups.len(), groups, leaks, totals }
+}
+
+fn frames_of(group: &Group) -> usize {
+    let freed = group.freed_elsewhere.iter().map(|site| site.stack.len());
+    let holders = group.refs.iter().map(|holder| holder.stack.len());
+    let chain = group.held_by.iter().map(|step| step.stack.len());
+    group.stack.len() + freed.chain(holders).chain(chain).sum::<usize>()
 }
 
 /// Sums with each buffer counted once.

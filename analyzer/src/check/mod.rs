@@ -7,6 +7,7 @@ mod copy;
 mod go;
 mod grouping;
 mod heap;
+pub mod live;
 mod modules;
 mod roots;
 mod snapshot;
@@ -90,6 +91,17 @@ pub struct Order<'a> {
     pub stopped_at: Instant,
 }
 
+/// Whether the process moves while its memory is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Motion {
+    /// Every thread stands still, or did when its registers and its stack were read.
+    Still,
+    /// Some thread did not stop: which stacks are in use is not known, and all of their memory is root.
+    Partly,
+    /// All run: what only a stack or a register holds is not found. Only what several such searches agree on is worth anything.
+    Running,
+}
+
 /// A process that stands still, until it need not any more.
 struct Standing<'a> {
     order: &'a Order<'a>,
@@ -144,11 +156,9 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     let mut blocks = Vec::new();
     let mut notes = std::mem::take(&mut subject.notes);
     let mut means = MemoryMeans::None;
-    let mut unreadable = 0;
     let mut memory_reason = None;
-    let mut hidden_libraries = 0;
     let standing = Standing { order, stopped_ms: std::cell::Cell::new(None) };
-    let mut looked = match &subject.reach {
+    let looked = match &subject.reach {
         Reach::Gone(why) => {
             // Why it was not traced says more than that nobody saw its end.
             memory_reason = Some(subject.untraced.clone().unwrap_or_else(|| why.clone()));
@@ -158,12 +168,12 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             if !all_stopped {
                 notes.push("some threads could not be stopped: their registers and stacks may have moved on".into());
             }
-            // Where events were lost, blocks may lie anywhere that nobody saw returned.
-            let everything = [TargetRange { start: 0, end: u64::MAX }];
-            let before = if subject.drained.dropped > 0 { &everything[..] } else { &subject.writable_before[..] };
+            let missed = has_missed(&mut subject.drained);
+            let before = if missed { &EVERYTHING[..] } else { &subject.writable_before[..] };
             let tid = threads.first().map_or(subject.pid, |thread| thread.tid);
             let memory = CachedMemory::new(ProcessMemory::new(tid));
-            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, *all_stopped) {
+            let motion = if *all_stopped { Motion::Still } else { Motion::Partly };
+            match look(&mut subject.drained, &mut blocks, &memory, tid, threads, &standing, before, motion, missed) {
                 Ok(looked) => {
                     means = MemoryMeans::Ptrace;
                     Some(looked)
@@ -180,6 +190,26 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         // As their stacks tell.
         blocks = subject.drained.live.blocks();
     }
+    let check = Check { started: time(started), duration_s: 0.0, stopped_ms, scans: u32::from(looked.is_some()) };
+    let found = Found { blocks, looked, means, memory_reason, notes, check, begun };
+    conclude(&mut subject, order.level, order.names_peaks, found)
+}
+
+/// What a check found out about the memory.
+struct Found {
+    blocks: Vec<LiveBlock>,
+    looked: Option<Looked>,
+    means: MemoryMeans,
+    memory_reason: Option<String>,
+    notes: Vec<String>,
+    check: Check,
+    begun: Instant,
+}
+
+/// Groups, names, judges.
+fn conclude(subject: &mut Subject, level: Level, names_peaks: bool, found: Found) -> Report {
+    let Found { blocks, mut looked, means, memory_reason, mut notes, check, begun } = found;
+    let (mut unreadable, mut hidden_libraries) = (0, 0);
     if let Some(looked) = &looked {
         unreadable = looked.reachability.unreadable_bytes;
         hidden_libraries = looked.hidden.iter().filter(|hidden| hidden.out_of_reach).count() as u64;
@@ -204,30 +234,30 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         reachability: looked.as_ref().map(|looked| &looked.reachability),
         labels: looked.as_ref().map_or(&[], |looked| &looked.labels),
         drained,
-        level: order.level,
+        level,
         frames_allocated: observed.frames_allocated,
         duration_s: duration,
     });
     let mut groups = found.groups;
     groups::sort(&mut groups);
-    let timeline = timeline::of(drained, order.names_peaks);
+    let timeline = timeline::of(drained, names_peaks);
     let mut completeness = Completeness { memory_reason, hidden_libraries, ..completeness };
     // Symbols are read while groups are made: what could not be named is known only now.
     completeness.notes.extend(drained.types.symbolizer.notes());
     if found.left_out > 0 {
         completeness.notes.push(format!("{} smaller groups are only counted in the totals", found.left_out));
     }
-    let judgement = verdict::verdict(order.level, &found.leaks, &observed, &completeness);
+    let judgement = verdict::verdict(level, &found.leaks, &observed, &completeness);
     Report {
         schema: SCHEMA.into(),
         avleak: env!("CARGO_PKG_VERSION").into(),
         verdict: judgement.verdict,
         reason: judgement.reason,
-        level: order.level,
+        level,
         target: Target {
             pid: subject.pid as u32,
-            exe: subject.exe,
-            argv: subject.argv,
+            exe: std::mem::take(&mut subject.exe),
+            argv: std::mem::take(&mut subject.argv),
             ended: subject.ended,
             started: time(SystemTime::UNIX_EPOCH + Duration::from_nanos(drained.armed_realtime_ns)),
             duration_s: duration,
@@ -238,12 +268,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
         modules: modules::in_stacks(&groups, drained.types.symbolizer.modules()),
         groups,
         completeness,
-        check: Check {
-            started: time(started),
-            duration_s: begun.elapsed().as_secs_f64(),
-            stopped_ms,
-            scans: u32::from(looked.is_some()),
-        },
+        check: Check { duration_s: begun.elapsed().as_secs_f64(), ..check },
         timeline,
         go: looked.as_mut().and_then(|looked| looked.go.take()),
         exit: None,
@@ -256,6 +281,18 @@ fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+const EVERYTHING: [TargetRange; 1] = [TargetRange { start: 0, end: u64::MAX }];
+
+/// Whether events were lost: then blocks may lie anywhere that nobody saw returned, and in place of blocks that were seen to go, and no
+/// freed memory is the allocator's. That can hide a leak, and makes none up.
+fn has_missed(drained: &mut Drained) -> bool {
+    let missed = drained.dropped > 0 || drained.corrupt_rings > 0;
+    if missed {
+        drained.live.returned = reach::ReturnedMap::default();
+    }
+    missed
+}
+
 /// Everything that needs the process's memory.
 #[allow(clippy::too_many_arguments, reason = "one look is one task; its parts belong to different owners")]
 fn look(
@@ -266,7 +303,8 @@ fn look(
     threads: &[ThreadState],
     standing: &Standing<'_>,
     before: &[TargetRange],
-    all_stopped: bool,
+    motion: Motion,
+    missed: bool,
 ) -> Result<Looked, String> {
     let order = standing.order;
     let maps = maps::read_maps(tid).map_err(|error| format!("cannot read the mappings of pid {tid}: {error}"))?;
@@ -279,7 +317,8 @@ fn look(
     let golang = GoProcess::discover(tid, &maps, threads, memory);
     // Go's heap is told by tables in its constants, and is marked rather than searched: that is done on the process itself.
     let has_go = !golang.runtimes.is_empty() || !golang.unjudged.is_empty();
-    if !has_go && copy::is_worth_a_thought(&drained.live, &touched) {
+    // A copy leaves payload out, which is searched where events were missed.
+    if !has_go && !missed && copy::is_worth_a_thought(&drained.live, &touched) {
         let live = &drained.live;
         std::thread::scope(|scope| {
             let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
@@ -289,11 +328,52 @@ fn look(
     } else {
         *blocks = drained.live.blocks();
     }
+    let Prepared { graph, formats, list, python } = prepare(drained, blocks, memory, &maps);
+    let copied = copied.and_then(|first| {
+        let missing = copy::missing(&list, first.ranges(), &maps);
+        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
+        Some(snapshot::Both(first, rest))
+    });
+    let searched: &dyn Memory = match &copied {
+        Some(copied) => {
+            standing.release();
+            copied
+        }
+        None => target,
+    };
+    let search = Search {
+        tid,
+        maps: &maps,
+        threads,
+        blocks,
+        list: &list,
+        python: python.as_ref(),
+        touched: &touched,
+        golang: &golang,
+        before,
+        motion,
+        missed,
+        reached: &[],
+        control: &Control { progress: order.progress, cancel: order.cancel },
+    };
+    search.run(drained, searched, target, graph, formats)
+}
+
+/// What is known of the blocks before the search.
+struct Prepared {
+    graph: Graph,
+    formats: Formats,
+    list: Vec<reach::Block>,
+    python: Option<reach::python::Types>,
+}
+
+/// Confirms doubtful types by content, reads FFmpeg's objects, tells what is payload and what Python's dead objects.
+fn prepare(drained: &mut Drained, blocks: &mut [LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> Prepared {
     for block in blocks.iter_mut().filter(|block| block.kind.is_libav() && !block.by_call_only) {
         let typing = drained.types.typing_of(block.stack, block.size);
         block.kind = typing::confirm(typing, TargetRange::with_len(block.address, block.size), memory);
     }
-    let (graph, formats) = read_graph(drained, blocks, memory, &maps);
+    let (graph, formats) = read_graph(drained, blocks, memory, maps);
     let mut list = huge::vec(blocks.len());
     list.extend(blocks.iter().zip(&graph.scan).map(|(block, &scan)| reach::Block {
         start: block.address,
@@ -303,54 +383,87 @@ fn look(
     }));
     let metatype = drained.segment.header().python_type.load(Ordering::Relaxed);
     let python = (metatype != 0).then(|| reach::python::survey(memory, metatype, &mut list));
-    let copied = copied.and_then(|first| {
-        let missing = copy::missing(&list, first.ranges(), &maps);
-        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
-        Some(snapshot::Both(first, rest))
-    });
-    let failure = target.failure();
-    let searched: &dyn Memory = match &copied {
-        Some(copied) => {
-            standing.release();
-            copied
+    Prepared { graph, formats, list, python }
+}
+
+/// One search of a process's memory.
+struct Search<'a> {
+    tid: i32,
+    maps: &'a [Mapping],
+    threads: &'a [ThreadState],
+    blocks: &'a [LiveBlock],
+    list: &'a [reach::Block],
+    python: Option<&'a reach::python::Types>,
+    touched: &'a Touched,
+    golang: &'a GoProcess,
+    before: &'a [TargetRange],
+    motion: Motion,
+    /// Events were missed: of no block it is certain that it is there.
+    missed: bool,
+    /// Blocks that are known to be reached, whatever this search finds.
+    reached: &'a [u32],
+    control: &'a Control<'a>,
+}
+
+impl Search<'_> {
+    fn run(
+        &self,
+        drained: &Drained,
+        memory: &dyn Memory,
+        process: &ProcessMemory,
+        graph: Graph,
+        formats: Formats,
+    ) -> Result<Looked, String> {
+        let &Self { maps, blocks, golang, .. } = self;
+        let mut found =
+            roots::find(drained, maps, self.threads, self.list, memory, self.touched, self.before, self.motion, golang);
+        if self.missed {
+            found.doubt_blocks(self.list);
         }
-        None => target,
-    };
-    let found = roots::find(drained, &maps, threads, &list, searched, &touched, before, all_stopped, &golang);
-    let by_loader = loaders_blocks(drained, blocks, found.loader_label);
-    let reachability = reach::check(
-        searched,
-        &reach::Input {
-            blocks: &list,
-            roots: &found.roots,
-            registers: &found.registers,
-            root_blocks: &by_loader,
-            doubtful: &found.doubtful,
-            mapping: &|address| match maps::find(&maps, address) {
-                Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
-                Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
-                _ => reach::Mapping::Other,
+        let mut root_blocks = loaders_blocks(drained, blocks, found.loader_label);
+        root_blocks.extend(self.reached.iter().map(|&block| RootBlock { block, label: found.before_label }));
+        let reachability = reach::check(
+            memory,
+            &reach::Input {
+                blocks: self.list,
+                roots: &found.roots,
+                registers: &found.registers,
+                root_blocks: &root_blocks,
+                doubtful: &found.doubtful,
+                mapping: &mapping_in(maps),
+                python: self.python,
             },
-            python: python.as_ref(),
-        },
-        &Control { progress: order.progress, cancel: order.cancel },
-    )
-    .map_err(|error| match error {
-        ReachError::Cancelled if order.cancel.load(Ordering::Relaxed) => {
-            "the check was interrupted before it had an answer".to_string()
+            self.control,
+        )
+        .map_err(|error| match error {
+            ReachError::Cancelled if self.control.cancel.load(Ordering::Relaxed) => {
+                "the check was interrupted before it had an answer".to_string()
+            }
+            error => format!("the check failed: {error}"),
+        })?;
+        if reachability.scanned_bytes == 0
+            && let Some(error) = process.failure()
+        {
+            let tid = self.tid;
+            return Err(format!(
+                "cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"
+            ));
         }
-        error => format!("the check failed: {error}"),
-    })?;
-    if reachability.scanned_bytes == 0
-        && let Some(error) = failure.or_else(|| memory.inner().failure())
-    {
-        return Err(format!("cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"));
+        let hidden = roots::hidden_ffmpegs(drained, maps);
+        let notes = golang.unjudged.iter().map(go::note).chain(heap::another_allocator(maps)).collect();
+        let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
+        let go = go::summary(golang, &found.go, &reachability, blocks, age);
+        Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
     }
-    let hidden = roots::hidden_ffmpegs(drained, &maps);
-    let notes = golang.unjudged.iter().map(go::note).chain(heap::another_allocator(&maps)).collect();
-    let age = |stamp: u64| drained.clock.seconds(drained.now.saturating_sub(stamp));
-    let go = go::summary(&golang, &found.go, &reachability, blocks, age);
-    Ok(Looked { reachability, graph, formats, labels: found.labels, hidden, notes, go })
+}
+
+/// What an address is mapped to.
+fn mapping_in(maps: &[Mapping]) -> impl Fn(u64) -> reach::Mapping {
+    |address| match maps::find(maps, address) {
+        Some(mapping) if mapping.is_file() && mapping.executable => reach::Mapping::Code,
+        Some(mapping) if mapping.is_file() && mapping.readable => reach::Mapping::File,
+        _ => reach::Mapping::Other,
+    }
 }
 
 fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {

@@ -2,7 +2,7 @@
 
 use avleak_wire::layout as wire;
 
-use super::{go, heap};
+use super::{Motion, go, heap};
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
 use crate::reach::roots::{RootSources, StackRange, WritableRange};
@@ -27,6 +27,8 @@ pub struct Found {
     pub labels: Vec<Label>,
     /// For blocks that ld.so asked for.
     pub loader_label: u32,
+    /// For blocks that a search before this one reached.
+    pub before_label: u32,
     /// What may be root, ascending.
     pub doubtful: Vec<RootRange>,
     /// What Go's part of it came to.
@@ -46,7 +48,7 @@ pub fn find(
     memory: &dyn Memory,
     touched: &Touched,
     before: &[TargetRange],
-    all_stopped: bool,
+    motion: Motion,
     golang: &GoProcess,
 ) -> Found {
     let mut labels = Vec::new();
@@ -55,6 +57,7 @@ pub fn find(
         labels.len() as u32 - 1
     };
     let loader_label = label("the dynamic loader".into());
+    let before_label = label("what held it at an earlier scan of this check".into());
     let writable: Vec<WritableRange> = maps
         .iter()
         .enumerate()
@@ -62,8 +65,11 @@ pub fn find(
         .map(|(at, mapping)| WritableRange { range: mapping.range, label: label(name(maps, at)) })
         .collect();
     let mut never = own_memory(drained, maps);
-    if all_stopped {
-        // A thread that was not stopped is not listed, and no dead one.
+    if motion == Motion::Running {
+        never.extend(maps.iter().filter(|mapping| mapping.is_stack()).map(|mapping| mapping.range));
+    }
+    if motion != Motion::Partly {
+        // A thread that was not stopped is not listed, and no dead one. Where all run none is listed, and every stack is left out.
         never.extend(dead_stacks(maps, threads, memory, touched));
         never.extend(heap::free(maps, before, memory));
     }
@@ -129,7 +135,39 @@ pub fn find(
     let doubtful: Vec<RootRange> =
         doubtful.into_iter().map(|(range, label)| RootRange { start: range.start, end: range.end, label }).collect();
     let (roots, doubtful) = (touched_only(&roots), touched_only(&doubtful));
-    Found { roots, registers, labels, loader_label, doubtful, go }
+    Found { roots, registers, labels, loader_label, before_label, doubtful, go }
+}
+
+/// The parts of the threads' stacks that are in use, for a copy: ascending, red zones included.
+pub fn stacks_in_use(
+    threads: &[ThreadState],
+    maps: &[Mapping],
+    blocks: &[Block],
+    memory: &dyn Memory,
+) -> Vec<TargetRange> {
+    let in_use = |thread: &ThreadState| {
+        let sp = thread.stack_pointer;
+        let (low, high) = stack_of(thread.fs_base, sp, maps, blocks, memory)?;
+        Some(TargetRange { start: sp.saturating_sub(128).max(low), end: high })
+    };
+    let mut ranges: Vec<TargetRange> = threads.iter().filter_map(in_use).collect();
+    ranges.sort_unstable();
+    ranges
+}
+
+impl Found {
+    /// Events were missed: a block that counts as alive may have been given back, and its memory may be another one's, of which nobody
+    /// told. So what is in blocks that are no objects holds others, whether the block itself is held or not: possibly.
+    pub fn doubt_blocks(&mut self, blocks: &[Block]) {
+        let label = self.labels.len() as u32;
+        self.labels.push(Label("a block that may have been given back: events were missed".into()));
+        let doubted = blocks.iter().filter(|block| !block.kind.is_object());
+        self.doubtful.extend(doubted.map(|block| RootRange {
+            start: block.start,
+            end: block.start.saturating_add(block.size),
+            label,
+        }));
+    }
 }
 
 /// What is libavleak.so's own in the target: its segment, its memory, its variables.

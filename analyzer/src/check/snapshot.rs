@@ -88,6 +88,39 @@ impl Snapshot {
     }
 }
 
+/// A copy, and a process that has gone on since for what is not in it.
+pub struct Over<'a> {
+    /// What is asked first.
+    pub copy: &'a Snapshot,
+    /// What is asked for the rest.
+    pub rest: &'a dyn Memory,
+}
+
+impl Memory for Over<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < buffer.len()
+            && let Some(at) = address.checked_add(done as u64)
+        {
+            let got = match self.copy.read(at, &mut buffer[done..]) {
+                0 => {
+                    // Up to where the copy begins again.
+                    let next = self.copy.ranges.partition_point(|range| range.start <= at);
+                    let until = self.copy.ranges.get(next).map_or(u64::MAX, |range| range.start);
+                    let room = (buffer.len() - done).min(usize::try_from(until - at).unwrap_or(usize::MAX));
+                    self.rest.read(at, &mut buffer[done..done + room])
+                }
+                got => got,
+            };
+            if got == 0 {
+                break;
+            }
+            done += got;
+        }
+        done
+    }
+}
+
 /// Two copies, the first of which is asked first.
 pub struct Both(pub Snapshot, pub Snapshot);
 

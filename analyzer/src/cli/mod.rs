@@ -1,7 +1,9 @@
 //! The command line: one file for each subcommand.
 
 pub mod baseline;
+pub mod check;
 pub mod ci;
+pub mod control;
 pub mod diff;
 pub mod gate_options;
 pub mod linked_in;
@@ -30,6 +32,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Check(Box<check::CheckArgs>),
     Ci(ci::CiArgs),
     Report(report::ReportArgs),
     Baseline(baseline::BaselineArgs),
@@ -45,6 +48,7 @@ pub fn main() -> i32 {
     // Wrong usage exits with 2, help and version with 0: clap's own statuses are avleak's.
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Baseline(arguments) => baseline::run(&arguments),

@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustc_hash::FxHashSet;
 
+use super::control::{self, Answer, Asked, Door};
+use crate::check::live::{self, Identity, LiveOrder, LiveSubject};
 use crate::check::{self, Order, Reach, Subject};
 use crate::render::progress::Progress;
 use crate::report::model::{Ended, Level, Report};
 use crate::session::server::{ServerEvent, Session, Trace};
+use crate::session::types::StackTypes;
 use crate::target::tracer::{Tracer, TracerEvent};
 
 /// How long after a process's death its tracer may still report the end that it held.
@@ -28,6 +32,13 @@ pub enum WatchEvent {
     Died {
         /// Which session: pids come again.
         session: u64,
+    },
+    /// Somebody asks for a check of a process that lives.
+    Asked {
+        /// Which session.
+        session: u64,
+        /// What, and where the answer goes.
+        asked: Asked,
     },
 }
 
@@ -57,6 +68,18 @@ pub struct Watch {
 struct Known {
     number: u64,
     session: Box<Session>,
+    /// What checks of the living process pass on to each other; one at a time.
+    passed_on: Arc<Mutex<PassedOn>>,
+    /// Closed with the session.
+    _door: Option<Door>,
+}
+
+#[derive(Default)]
+struct PassedOn {
+    /// Names.
+    types: Option<StackTypes>,
+    /// What was lost.
+    lost: FxHashSet<Identity>,
 }
 
 impl Watch {
@@ -128,7 +151,10 @@ impl Watch {
                 self.next += 1;
                 let number = self.next;
                 self.await_death(number, &session);
-                let before = self.sessions.insert(pid, Known { number, session });
+                let sender = self.sender.clone();
+                let door = control::open(pid, sender, move |asked| WatchEvent::Asked { session: number, asked });
+                let known = Known { number, session, passed_on: Arc::default(), _door: door };
+                let before = self.sessions.insert(pid, known);
                 if let Some(before) = before {
                     // The same process under a new program: the old image is gone.
                     self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
@@ -188,6 +214,7 @@ impl Watch {
                 }
                 self.reports.push(*report);
             }
+            WatchEvent::Asked { session, asked } => self.check_living(session, asked),
             WatchEvent::Died { session } => {
                 let pid = self.sessions.iter().find(|(_, known)| known.number == session).map(|(&pid, _)| pid);
                 if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
@@ -195,6 +222,48 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// On a thread of its own.
+    fn check_living(&self, number: u64, asked: Asked) {
+        let Some(known) = self.sessions.values().find(|known| known.number == number) else {
+            return asked.answer(&Answer::Error("it ended".into()));
+        };
+        let session = &known.session;
+        let subject = LiveSubject {
+            pid: session.pid,
+            exe: session.exe.to_string_lossy().into_owned(),
+            argv: session.argv.clone(),
+            writable_before: session.writable_before.clone(),
+            untraced: session.untraced.clone(),
+            inquirer: session.drain.inquirer(),
+        };
+        let (exe, root) = (session.exe.clone(), session.root.clone());
+        let passed_on = known.passed_on.clone();
+        let tracer = self.tracer.clone().filter(|_| session.untraced.is_none());
+        let cancel = self.cancel.clone();
+        let work = move || {
+            let mut passed_on = passed_on.lock().unwrap_or_else(PoisonError::into_inner);
+            let segment = subject.inquirer.segment().clone();
+            let types = passed_on.types.take().unwrap_or_else(|| StackTypes::new(segment, exe, root.as_deref()));
+            let order = LiveOrder {
+                level: asked.question.level,
+                hold: Duration::try_from_secs_f64(asked.question.hold_s).unwrap_or_default(),
+                known: asked.question.increased.then_some(&passed_on.lost),
+                tracer: tracer.as_deref(),
+                cancel: &cancel,
+            };
+            match live::run(subject, types, &order) {
+                Ok(outcome) => {
+                    (passed_on.types, passed_on.lost) = (Some(outcome.types), outcome.lost);
+                    asked.answer(&Answer::Report(Box::new(outcome.report)));
+                }
+                Err(line) => asked.answer(&Answer::Error(line)),
+            }
+        };
+        // Where there is no thread whoever asked sees the connection closed.
+        let spawned = std::thread::Builder::new().name(format!("live-{}", session.pid)).spawn(work);
+        drop(spawned);
     }
 
     /// Those that still run are reported as they are: alive, unclassified.

@@ -22,7 +22,7 @@ pub struct Made {
 /// Sums that are kept up to date block by block. Other kinds than frames and payload cost one branch.
 ///
 /// A block may be told gone before it is told made: the sums wrap meanwhile, and are right again when both are told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Census {
     /// Live AVFrames.
     pub frames: u64,

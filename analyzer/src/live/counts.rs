@@ -23,6 +23,8 @@ pub struct Counts {
     pub events: u64,
     /// Events that came twice: they were left out.
     pub repeated: u64,
+    /// Events of blocks beyond the greatest number that is kept.
+    pub left_out: u64,
     /// AVFrames that av_frame_alloc returned and no allocation was seen for.
     pub frames_by_call_only: u64,
     /// AVPackets likewise.

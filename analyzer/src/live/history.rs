@@ -6,10 +6,9 @@
 
 use std::collections::VecDeque;
 
+use super::Pending;
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
-
-use super::Pending;
 
 /// An allocation whose free is still to come.
 #[derive(Clone, Copy, Debug)]
@@ -35,20 +34,32 @@ pub struct Free {
     pub moved: bool,
 }
 
+/// Lives of one address that are kept apart. Real ones are as many as threads that have had it within a few milliseconds.
+const MOST_LIVES: usize = 64;
+/// Lives that are kept in all, paired ones included until they are thrown out: some 300 MiB.
+const MOST_IN_ALL: usize = 1 << 20;
 /// Entries of [`History::order`] beyond two for each address before those that are paired are thrown out.
 const SPARE: usize = 1 << 16;
 
 /// Addresses with more than one life under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     lives: HashMap<u64, Lives, FxBuildHasher>,
     order: VecDeque<(u64, u64)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Lives {
     allocations: Vec<Open>,
     frees: Vec<Free>,
+}
+
+/// Adds to the lives of one address; the oldest goes where they are too many.
+fn push<T>(lives: &mut Vec<T>, life: T) {
+    if lives.len() >= MOST_LIVES {
+        lives.remove(0);
+    }
+    lives.push(life);
 }
 
 impl Lives {
@@ -60,14 +71,23 @@ impl Lives {
 impl History {
     /// A younger life of the address is known already; the free of this one is still to come.
     pub fn add_open(&mut self, address: u64, open: Open) {
-        self.lives.entry(address).or_default().allocations.push(open);
-        self.order.push_back((open.until, address));
+        if let Some(lives) = self.of(address) {
+            push(&mut lives.allocations, open);
+            self.order.push_back((open.until, address));
+        }
     }
 
     /// A younger life of the address is known already; the allocation that this free ended is still to come.
     pub fn add_free(&mut self, address: u64, free: Free) {
-        self.lives.entry(address).or_default().frees.push(free);
-        self.order.push_back((free.stamp, address));
+        if let Some(lives) = self.of(address) {
+            push(&mut lives.frees, free);
+            self.order.push_back((free.stamp, address));
+        }
+    }
+
+    /// What is kept of an address; `None` where that would be too much: then some deaths are not counted where they happened.
+    fn of(&mut self, address: u64) -> Option<&mut Lives> {
+        (self.order.len() < MOST_IN_ALL).then(|| self.lives.entry(address).or_default())
     }
 
     /// Takes out the allocation that a late free ended: the youngest before it that was not over by then.

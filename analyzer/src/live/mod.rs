@@ -54,6 +54,11 @@ pub struct LiveBlock {
 /// has 536, AVPacket's 88; pointers lie below that.
 const GUESSED_BYTES: u64 = 416;
 
+/// Addresses that are kept at most, whatever the machine has: 4 GiB of table.
+const MOST_ADDRESSES: usize = 1 << 26;
+/// What an address takes up, at most.
+const BYTES_AN_ADDRESS: u64 = 72;
+
 /// Events whose places in the table are read at once, before they are applied.
 const TOUCHED: usize = 16;
 /// Tombstones that are queued beyond two for each entry before those that were overtaken are thrown out.
@@ -69,6 +74,7 @@ pub enum Rings {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct LiveSet {
     table: Table,
     /// Stamp and address, roughly in order.
@@ -77,6 +83,8 @@ pub struct LiveSet {
     kept: Vec<(u64, u64)>,
     history: History,
     live: u64,
+    /// Addresses that may be kept: a quarter of the machine's memory is enough for what a target says of itself.
+    most: usize,
     /// Which granules the allocator has returned since arming.
     pub returned: ReturnedMap,
     /// Where objects die.
@@ -102,6 +110,7 @@ impl LiveSet {
             kept: Vec::new(),
             history: History::default(),
             live: 0,
+            most: most_addresses(),
             returned: ReturnedMap::default(),
             sites: FreeSites::default(),
             counts: Counts::default(),
@@ -129,6 +138,9 @@ impl LiveSet {
     #[inline]
     pub fn apply(&mut self, event: Event, rings: Rings, kind_of: impl FnOnce(u32, u64) -> ObjectKind) {
         self.counts.events += 1;
+        if self.table.len() >= self.most && self.leaves_out(&event) {
+            return;
+        }
         match event.kind {
             KIND_ALLOC => self.allocated(event, kind_of(event.stack, event.size), State::Live),
             KIND_FREE | KIND_FREE_BY_REALLOC => self.freed(event, rings),
@@ -137,6 +149,14 @@ impl LiveSet {
             KIND_API_FRAME_FREE | KIND_API_PACKET_FREE => self.freed_by_call(event, rings),
             _ => (),
         }
+    }
+
+    /// There is no room for one more address. What is left out counts as dropped: who allocates so much is not judged.
+    #[cold]
+    fn leaves_out(&mut self, event: &Event) -> bool {
+        let unknown = self.table.get_mut(event.address).is_none();
+        self.counts.left_out += u64::from(unknown);
+        unknown
     }
 
     fn repeated(&mut self) {
@@ -371,6 +391,16 @@ impl LiveSet {
         keep
     }
 
+    /// What was returned at `stamp` or later and is alive, in no order.
+    pub fn newer_than(&self, stamp: u64) -> impl Iterator<Item = LiveBlock> {
+        self.table.iter().filter(move |entry| entry.is_alive() && entry.stamp >= stamp).map(LiveBlock::of)
+    }
+
+    /// The block that was returned at `address` at that time is alive.
+    pub fn is_alive(&self, address: u64, stamp: u64) -> bool {
+        self.table.get(address).is_some_and(|entry| entry.is_alive() && entry.stamp == stamp)
+    }
+
     /// How many blocks are alive.
     pub fn len(&self) -> u64 {
         self.live
@@ -422,6 +452,12 @@ impl LiveBlock {
             by_call_only: entry.state == State::LiveByCallOnly,
         }
     }
+}
+
+fn most_addresses() -> usize {
+    let info = rustix::system::sysinfo();
+    let quarter = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) / 4;
+    (quarter / BYTES_AN_ADDRESS).clamp(1 << 16, MOST_ADDRESSES as u64) as usize
 }
 
 /// A tombstone as a free that waits for its allocation.

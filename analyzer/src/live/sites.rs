@@ -2,9 +2,11 @@
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
-
 /// Lifetimes kept of one pair of stacks: a fair sample, enough for a median.
 const SAMPLE: usize = 255;
+
+/// Pairs that are told apart; what dies in more is counted as made only.
+const MOST_PAIRS: usize = 1 << 16;
 
 /// What is known of one pair (allocation stack, free stack).
 #[derive(Debug, Clone, Default)]
@@ -65,7 +67,7 @@ impl Site {
 }
 
 /// A xorshift generator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Random(u64);
 
 impl Random {
@@ -79,7 +81,7 @@ impl Random {
 }
 
 /// What one allocation stack made.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Made {
     stack: u32,
     count: u64,
@@ -88,7 +90,7 @@ struct Made {
 }
 
 /// All pairs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FreeSites {
     /// By allocation stack, the place in `made`, plus 1. Stack ids are dense and below `avleak_wire::layout::MAX_NODES`.
     place_of: Vec<u32>,
@@ -121,8 +123,9 @@ impl FreeSites {
     /// An object of `made` died on the stack `freed` after `lifetime` stamp units.
     #[inline]
     pub fn died(&mut self, made: u32, freed: u32, lifetime: u64) {
-        let at = self.site(made, freed);
-        self.sites[at].2.add(lifetime, &mut self.random);
+        if let Some(at) = self.site(made, freed) {
+            self.sites[at].2.add(lifetime, &mut self.random);
+        }
     }
 
     /// `count` more were made, of which nothing else is known.
@@ -133,9 +136,10 @@ impl FreeSites {
 
     /// `count` more died, at ages like those of the others of their pair.
     pub fn died_more(&mut self, made: u32, freed: u32, count: u64) {
-        let at = self.site(made, freed);
-        let site = &mut self.sites[at].2;
-        site.count = site.count.saturating_add(count);
+        if let Some(at) = self.site(made, freed) {
+            let site = &mut self.sites[at].2;
+            site.count = site.count.saturating_add(count);
+        }
     }
 
     #[inline]
@@ -160,21 +164,24 @@ impl FreeSites {
     }
 
     #[inline]
-    fn site(&mut self, made: u32, freed: u32) -> usize {
+    fn site(&mut self, made: u32, freed: u32) -> Option<usize> {
         match self.of(made).last {
-            Some((last, at)) if last == freed => at as usize,
+            Some((last, at)) if last == freed => Some(at as usize),
             _ => self.site_of_pair(made, freed),
         }
     }
 
-    fn site_of_pair(&mut self, made: u32, freed: u32) -> usize {
+    fn site_of_pair(&mut self, made: u32, freed: u32) -> Option<usize> {
         let stack = self.of(made).stack;
+        if self.sites.len() >= MOST_PAIRS && !self.pairs.contains_key(&(stack, freed)) {
+            return None;
+        }
         let at = *self.pairs.entry((stack, freed)).or_insert_with(|| {
             self.sites.push((stack, freed, Site::default()));
             self.sites.len() as u32 - 1
         });
         self.of(made).last = Some((freed, at));
-        at as usize
+        Some(at as usize)
     }
 
     /// How many objects were made on this stack.

@@ -72,13 +72,14 @@ const PART_BITS: u32 = 8;
 /// Least places of a part that has any.
 const LEAST: usize = 16;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Part {
     slots: Vec<Entry>,
     used: usize,
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Table {
     parts: Box<[Part]>,
     used: usize,
@@ -128,6 +129,13 @@ impl Table {
         // The next cache line too, where the place is the second one of its line: half of those look-ups go on there.
         let [here, behind] = [home, home + 1].map(|at| slots.get(at).map_or(0, |entry| entry.address));
         here ^ behind
+    }
+
+    /// The entry of an address, to look at.
+    pub fn get(&self, address: u64) -> Option<&Entry> {
+        let (part, hash) = self.place(address);
+        let part = &self.parts[part];
+        Some(&part.slots[part.find(hash, address).ok()?])
     }
 
     /// The entry of an address.

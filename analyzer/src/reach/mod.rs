@@ -197,6 +197,15 @@ impl Reachability {
         self.outermost.get(block as usize).copied().unwrap_or(false)
     }
 
+    /// The caller knows better: the block is not lost.
+    pub fn pardon(&mut self, block: u32) {
+        if let (Some(class), Some(outermost)) =
+            (self.classes.get_mut(block as usize), self.outermost.get_mut(block as usize))
+        {
+            (*class, *outermost) = (Class::StillReachable, false);
+        }
+    }
+
     /// What points to a block: the first pointer that gave it its class. None for definitely lost blocks (what points to
     /// them from their own cycle holds nothing).
     pub fn holder(&self, block: u32) -> Option<Step> {

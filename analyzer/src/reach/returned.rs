@@ -28,6 +28,13 @@ pub const MOST_BITMAPS: usize = 1 << 17;
 /// Most chunks that are kept, of a MiB each: 4 TiB of address space.
 pub const MOST_CHUNKS: usize = 1 << 22;
 
+/// Chunks that one allocation may take on average, those above a chunk's size counted: 1 GiB. A target may claim blocks of terabytes, one
+/// after another; then this stops learning, instead of walking through them without end.
+const MOST_AVERAGE: u64 = 1 << 10;
+/// How far that average may be exceeded for a while.
+const SPARE_CHUNKS: u64 = MOST_CHUNKS as u64;
+
+#[derive(Clone)]
 enum Chunk {
     /// Every granule.
     Whole,
@@ -37,6 +44,7 @@ enum Chunk {
 }
 
 /// The set of returned granules.
+#[derive(Clone)]
 pub struct ReturnedMap {
     /// From chunk number to slot.
     index: BTreeMap<u64, u32>,
@@ -44,6 +52,8 @@ pub struct ReturnedMap {
     free: Vec<u32>,
     cache: Box<[(u64, u32); CACHED]>,
     bitmaps: usize,
+    /// Chunks that may be walked through.
+    allowance: u64,
     complete: bool,
 }
 
@@ -55,6 +65,7 @@ impl Default for ReturnedMap {
             free: Vec::new(),
             cache: Box::new([(NO_CHUNK, 0); CACHED]),
             bitmaps: 0,
+            allowance: SPARE_CHUNKS,
             complete: true,
         }
     }
@@ -121,9 +132,16 @@ impl ReturnedMap {
 
     #[inline(never)]
     fn mark_long(&mut self, first: u64, last: u64) {
-        if (last - first) / GRANULES > MOST_CHUNKS as u64 {
-            self.complete = false;
-            return;
+        let chunks = (last - first) / GRANULES;
+        if chunks > 0 {
+            self.allowance = (self.allowance + MOST_AVERAGE).min(SPARE_CHUNKS);
+            match self.allowance.checked_sub(chunks) {
+                Some(left) => self.allowance = left,
+                None => {
+                    self.complete = false;
+                    return;
+                }
+            }
         }
         let mut at = first;
         while at <= last {

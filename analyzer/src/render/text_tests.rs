@@ -69,7 +69,6 @@ fn what_is_not_seen_is_never_hidden() {
         let text = process(&sample::full(), &plain(None, all));
         for needle in [
             "1 event was dropped",
-            "1 event ring was corrupt",
             "8 KiB (8,192 bytes) of memory could not be read",
             "14 stacks are incomplete",
             "2 frames were freed that were never seen",
@@ -78,6 +77,9 @@ fn what_is_not_seen_is_never_hidden() {
             assert!(text.contains(needle), "{needle}: {text}");
         }
     }
+    let mut corrupt = sample::full();
+    corrupt.completeness.corrupt_rings = 1;
+    assert!(process(&corrupt, &plain(None, false)).contains("1 event ring was corrupt"));
     let mut clean = sample::clean();
     clean.completeness.notes.push("a note".to_string());
     assert!(process(&clean, &plain(None, false)).contains("! a note"));

@@ -419,7 +419,7 @@ pub(crate) fn full() -> Report {
     report.completeness = Completeness {
         memory: MemoryMeans::VmReadv,
         unreadable_bytes: 8192,
-        corrupt_rings: 1,
+        corrupt_rings: 0,
         incomplete_stacks: 14,
         untyped_stacks: 0,
         memory_reason: Some("only parts of it were asked for".to_string()),

@@ -1,7 +1,8 @@
 //! What a report concludes: which objects count, what the verdict is and why, and what `avleak run` exits with.
 //!
 //! **Architecture Invariant:** "clean" is said only when it was observed. Where nothing was seen, or something was lost on
-//! the way, the answer is "inconclusive"; where leaks were found all the same, it is "leaks" with a caveat.
+//! the way, the answer is "inconclusive"; where leaks were found all the same, it is "leaks" with a caveat. "Leaks" is not said
+//! where they may all be blocks whose ends were dropped.
 
 use super::model::{
     Class, Completeness, Ended, ExitStatus, Level, MemoryMeans, Observed, Report, RunReport, Totals, Verdict,
@@ -137,7 +138,11 @@ pub struct Judgement {
 /// The verdict over one process. `leaks` is what [`judge`] counted at `level`.
 pub fn verdict(level: Level, leaks: &Totals, observed: &Observed, completeness: &Completeness) -> Judgement {
     let blind: Vec<String> = blind_spots(observed, completeness).into_iter().map(|b| b.what).collect();
-    let verdict = match (any(leaks), blind.is_empty()) {
+    // The end of a block may be among the events that were dropped: each makes one block seem lost at most. Of a corrupt ring nobody
+    // knows how many there were.
+    let unseen = if completeness.corrupt_rings > 0 { u64::MAX } else { observed.events_dropped };
+    let doubtful = any(leaks) && unseen > 0 && objects(leaks) <= unseen;
+    let verdict = match (any(leaks) && !doubtful, blind.is_empty()) {
         (true, _) => Verdict::Leaks,
         (false, true) => Verdict::Clean,
         (false, false) => Verdict::Inconclusive,
@@ -168,9 +173,19 @@ pub fn verdict(level: Level, leaks: &Totals, observed: &Observed, completeness: 
                 grouped(observed.frames_freed)
             )
         }
+        Verdict::Inconclusive if doubtful => format!(
+            "{}: lost as far as was seen, but the events that gave them back may be among those that were not: {}",
+            contents(leaks),
+            listed(&blind)
+        ),
         Verdict::Inconclusive => format!("no leak was found, but not everything was seen: {}", listed(&blind)),
     };
     Judgement { verdict, reason }
+}
+
+/// Blocks that are counted, each of which one event would have ended.
+fn objects(t: &Totals) -> u64 {
+    [t.frames, t.packets, t.buffer_refs, t.contexts].into_iter().fold(0, u64::saturating_add).max(t.blocks)
 }
 
 fn any(t: &Totals) -> bool {

@@ -14,12 +14,13 @@ use avleak_wire::event::{Event, KIND_ALLOC};
 use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING};
 use avleak_wire::ring::Consumer;
 use avleak_wire::young::{MOVING, Young};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::clock::{self, Clock, Reading};
 use super::segment::Segment;
 use super::timeline::Timeline;
 use super::types::StackTypes;
-use crate::live::{LiveSet, Pending, Rings};
+use crate::live::{LiveBlock, LiveSet, Pending, Rings};
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
@@ -31,6 +32,8 @@ const SETTLE_EVERY: Duration = Duration::from_millis(10);
 const SETTLE_SHARE: u32 = 20;
 /// Events that are taken out of a ring before they are applied together.
 const BATCH: usize = 64;
+/// So many passes at the end, and somebody still writes: another process that inherited the segment, or one that could not be held.
+const LAST_PASSES: u32 = 64;
 /// How far behind "now" a stamp may be that a producer had taken but not yet announced: its store buffer, generously.
 const MARGIN_NS: u64 = 1_000_000;
 const MARGIN_TSC: u64 = 10_000_000;
@@ -65,11 +68,71 @@ pub struct Drained {
     pub timeline: Timeline,
 }
 
+/// What is asked of a drain from outside, and done on its thread between two passes.
+type Question = Box<dyn FnOnce(&mut Worker) + Send>;
+
 /// A running drain.
 pub struct Drain {
-    segment: Arc<Segment>,
-    finish: Arc<AtomicBool>,
+    inquirer: Inquirer,
     worker: JoinHandle<Drained>,
+}
+
+/// Looks at the live set of a process that lives.
+#[derive(Clone)]
+pub struct Inquirer {
+    segment: Arc<Segment>,
+    orders: Arc<Orders>,
+    questions: Sender<Question>,
+}
+
+/// What makes a drain leave its sleep.
+#[derive(Default)]
+struct Orders {
+    finish: AtomicBool,
+    /// There are questions.
+    asked: AtomicBool,
+}
+
+impl Orders {
+    fn any(&self) -> bool {
+        self.finish.load(Ordering::Acquire) || self.asked.load(Ordering::Acquire)
+    }
+}
+
+/// The live set at one moment, and what belongs to it.
+pub struct Photograph {
+    live: LiveSet,
+    timeline: Timeline,
+    cancelled: u64,
+    dropped: u64,
+    corrupt_rings: u64,
+    waited_ns: u64,
+    calls: [u64; API_NAMES.len()],
+    first: Reading,
+    now: Reading,
+}
+
+impl Photograph {
+    /// With the names and kinds of its stacks it is what a session knows when it has ended. `types`: of the same session.
+    pub fn develop(self, segment: Arc<Segment>, mut types: StackTypes) -> Drained {
+        types.learn_modules();
+        let header = segment.header();
+        Drained {
+            clock: Clock::between(self.first, self.now),
+            now: self.now.stamp,
+            armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
+            dropped: self.dropped,
+            cancelled: self.cancelled,
+            corrupt_rings: self.corrupt_rings,
+            threads: header.threads_seen.load(Ordering::Relaxed),
+            calls: self.calls,
+            waited_s: self.waited_ns as f64 / 1e9,
+            live: self.live,
+            timeline: self.timeline,
+            types,
+            segment,
+        }
+    }
 }
 
 struct Ring {
@@ -95,6 +158,8 @@ struct Worker {
     settle_at: Instant,
     first: Reading,
     tsc: bool,
+    /// Events that nobody waited for: they came without end when all should have stood still.
+    left_behind: u64,
 }
 
 impl Drain {
@@ -103,19 +168,25 @@ impl Drain {
     /// # Errors
     /// Where no thread can be started.
     pub fn start(segment: Arc<Segment>, exe: PathBuf, root: Option<PathBuf>, name: String) -> std::io::Result<Self> {
-        let finish = Arc::new(AtomicBool::new(false));
+        let orders = Arc::new(Orders::default());
+        let (questions, asked) = crossbeam_channel::unbounded();
         let mut worker = Worker::new(segment.clone(), exe, root);
-        let flag = finish.clone();
+        let for_worker = orders.clone();
         let worker = std::thread::Builder::new().name(name).spawn(move || {
-            worker.run(&flag);
+            worker.run(&for_worker, &asked);
             worker.into_drained()
         })?;
-        Ok(Self { segment, finish, worker })
+        Ok(Self { inquirer: Inquirer { segment, orders, questions }, worker })
+    }
+
+    /// To look at the live set meanwhile.
+    pub fn inquirer(&self) -> Inquirer {
+        self.inquirer.clone()
     }
 
     /// The segment.
     pub fn segment(&self) -> &Arc<Segment> {
-        &self.segment
+        &self.inquirer.segment
     }
 
     /// The process stands still or is gone: takes what is left in the rings and ends.
@@ -123,10 +194,8 @@ impl Drain {
     /// # Errors
     /// Where the drain's thread panicked; its message.
     pub fn finish(self) -> Result<Drained, String> {
-        self.finish.store(true, Ordering::Release);
-        let sleeping = &self.segment.header().consumer_sleeping;
-        sleeping.store(0, Ordering::SeqCst);
-        let _ = rustix::thread::futex::wake(sleeping, rustix::thread::futex::Flags::empty(), u32::MAX >> 1);
+        self.inquirer.orders.finish.store(true, Ordering::Release);
+        self.inquirer.wake();
         self.worker.join().map_err(|panic| {
             panic
                 .downcast_ref::<String>()
@@ -134,6 +203,62 @@ impl Drain {
                 .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
                 .unwrap_or_default()
         })
+    }
+}
+
+impl Inquirer {
+    /// The segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// What is alive now; `None` where the session ends.
+    pub fn photograph(&self) -> Option<Photograph> {
+        self.ask(Worker::photograph)
+    }
+
+    /// Which blocks that were returned at `stamp` or later are alive now, in no order; `None` where the session ends.
+    pub fn newer_than(&self, stamp: u64) -> Option<Vec<LiveBlock>> {
+        self.ask(move |worker| {
+            let young = worker.young();
+            worker.pass();
+            let mut newer: Vec<LiveBlock> = worker.live.newer_than(stamp).collect();
+            for (_, one) in young.iter().filter(|(_, one)| one.stamp >= stamp) {
+                let event = one.event();
+                let kind = worker.types.kind_of(event.stack, event.size);
+                let (address, size, stamp, stack) = (event.address, event.size, event.stamp, event.stack);
+                newer.push(LiveBlock { address, size, stamp, stack, kind, by_call_only: false });
+            }
+            newer
+        })
+    }
+
+    /// Which of these blocks, as addresses with the stamps of their allocations, are alive now; `None` where the session ends.
+    pub fn still_alive(&self, blocks: Vec<(u64, u64)>) -> Option<Vec<bool>> {
+        self.ask(move |worker| {
+            let young = worker.young();
+            worker.pass();
+            let is_young = |block: &(u64, u64)| young.iter().any(|(_, one)| (one.address, one.stamp) == *block);
+            blocks.iter().map(|block| worker.live.is_alive(block.0, block.1) || is_young(block)).collect()
+        })
+    }
+
+    fn ask<T: Send + 'static>(&self, what: impl FnOnce(&mut Worker) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let question = Box::new(move |worker: &mut Worker| {
+            let _ = answer.send(what(worker));
+        });
+        self.questions.send(question).ok()?;
+        self.orders.asked.store(true, Ordering::Release);
+        self.wake();
+        // A drain that ends drops the question.
+        answered.recv().ok()
+    }
+
+    fn wake(&self) {
+        let sleeping = &self.segment.header().consumer_sleeping;
+        sleeping.store(0, Ordering::SeqCst);
+        let _ = rustix::thread::futex::wake(sleeping, rustix::thread::futex::Flags::empty(), u32::MAX >> 1);
     }
 }
 
@@ -202,6 +327,7 @@ impl Worker {
             rings: Vec::new(),
             pending: Pending::default(),
             settle_at: Instant::now(),
+            left_behind: 0,
             tsc: header.clock.load(Ordering::Relaxed) == CLOCK_TSC,
             first: Reading {
                 stamp: header.armed_stamp.load(Ordering::Relaxed),
@@ -211,27 +337,32 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, finish: &AtomicBool) {
+    fn run(&mut self, orders: &Orders, questions: &Receiver<Question>) {
         let mut quiet = false;
         loop {
             // Read before the rings: what was published before the order to finish is drained by this pass.
-            let last = finish.load(Ordering::Acquire);
+            let last = orders.finish.load(Ordering::Acquire);
+            let asked = orders.asked.swap(false, Ordering::AcqRel);
             let taken = self.pass();
             if last {
                 self.finish();
                 return;
+            }
+            if asked {
+                questions.try_iter().for_each(|question| question(self));
+                continue;
             }
             if taken > 0 {
                 quiet = false;
             }
             if !quiet {
                 // What comes now and then is not worth a wake-up each: it waits in its ring for the end of the nap.
-                self.sleep(NAPPING, Some(NAP), finish);
+                self.sleep(NAPPING, Some(NAP), orders);
                 quiet = taken == 0;
-            } else if !self.events_wait() && !finish.load(Ordering::Acquire) {
-                self.sleep(ASLEEP, Some(LAST_LOOK), finish);
+            } else if !self.events_wait() && !orders.any() {
+                self.sleep(ASLEEP, Some(LAST_LOOK), orders);
                 if !self.events_wait() {
-                    self.sleep(ASLEEP, None, finish);
+                    self.sleep(ASLEEP, None, orders);
                 }
             }
         }
@@ -280,70 +411,102 @@ impl Worker {
         self.rings.iter().map(of).fold(0, u64::saturating_add)
     }
 
-    /// The process stands still or is gone: takes everything. A pass has found every ring already.
-    fn finish(&mut self) {
-        let mut young: Vec<(usize, Young)> = Vec::new();
+    /// What threads keep to themselves, with the numbers of their rings.
+    fn young(&self) -> Vec<(usize, Young)> {
+        let mut young = Vec::new();
         for (at, ring) in self.rings.iter().enumerate() {
             ring.consumer.young(|one| young.push((at, one)));
         }
-        while self.pass() > 0 {}
+        young
+    }
+
+    /// What is alive, of a process that runs on: what dies young meanwhile is among it, what goes from there into its ring is counted once.
+    fn photograph(&mut self) -> Photograph {
+        // First the calls, then what they made: none is counted that is not among the allocations.
+        let calls = self.calls();
+        let young = self.young();
+        self.pass();
+        let now = clock::read(self.tsc);
+        let mut live = self.live.clone();
+        self.add_deaths(&mut live);
+        for (ring, one) in &young {
+            if !self.rings[*ring].has_drained(one) {
+                live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
+            }
+        }
+        Photograph { calls, ..self.facts(now, live, self.timeline.clone()) }
+    }
+
+    /// What died young and is only counted, to a live set that does not know of it yet.
+    fn add_deaths(&mut self, live: &mut LiveSet) {
+        for ring in &self.rings {
+            ring.consumer.deaths(|made, freed, count| {
+                let kind = self.types.kind_by_stack(made);
+                live.died_young(made, freed, count, kind);
+            });
+        }
+    }
+
+    /// Calls that the second witness saw, in the order of [`API_NAMES`].
+    fn calls(&self) -> [u64; API_NAMES.len()] {
+        let mut calls = [0u64; API_NAMES.len()];
+        for ring in &self.rings {
+            for (sum, count) in calls.iter_mut().zip(&ring.consumer.header().calls) {
+                *sum = sum.saturating_add(count.load(Ordering::Relaxed));
+            }
+        }
+        calls
+    }
+
+    /// The process stands still or is gone: takes everything. A pass has found every ring already.
+    fn finish(&mut self) {
+        let mut young = self.young();
+        // Of a process that stands still the second pass takes nothing.
+        if !(0..LAST_PASSES).any(|_| self.pass() == 0) {
+            self.left_behind = self.rings.iter().map(|ring| ring.consumer.waiting()).sum::<u64>().max(1);
+        }
         young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
         for (_, one) in young {
             self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
         }
-        for ring in &self.rings {
-            ring.consumer.deaths(|made, freed, count| {
-                let kind = self.types.kind_by_stack(made);
-                self.live.died_young(made, freed, count, kind);
-            });
-        }
+        let mut live = std::mem::take(&mut self.live);
+        self.add_deaths(&mut live);
+        self.live = live;
         self.timeline.sample(clock::monotonic_ns(), &self.live, self.cancelled());
     }
 
     /// Sleeps until a producer wakes it, or for `at_most`.
-    fn sleep(&self, how: u32, at_most: Option<Duration>, finish: &AtomicBool) {
+    fn sleep(&self, how: u32, at_most: Option<Duration>, orders: &Orders) {
         let sleeping = &self.segment.header().consumer_sleeping;
         sleeping.store(how, Ordering::SeqCst);
-        // Who orders the end stores it first and then 0 here: this sees the one, or the wait sees the other.
+        // Who orders something stores it first and then 0 here: this sees the one, or the wait sees the other.
         fence(Ordering::SeqCst);
-        if !finish.load(Ordering::Acquire) {
+        if !orders.any() {
             let limit = at_most.map(|time| rustix::fs::Timespec { tv_sec: 0, tv_nsec: time.as_nanos() as i64 });
             let _ = rustix::thread::futex::wait(sleeping, rustix::thread::futex::Flags::empty(), how, limit.as_ref());
         }
         sleeping.store(0, Ordering::Relaxed);
     }
 
-    fn into_drained(mut self) -> Drained {
-        self.types.learn_modules();
-        let header = self.segment.header();
-        let mut calls = [0u64; API_NAMES.len()];
-        let mut dropped = header.dropped_without_ring.load(Ordering::Relaxed);
+    /// What the segment's headers say beside the live set.
+    fn facts(&self, now: Reading, live: LiveSet, timeline: Timeline) -> Photograph {
+        let calls = self.calls();
+        let mut dropped = self.segment.header().dropped_without_ring.load(Ordering::Relaxed);
         let mut waited_ns = 0u64;
-        let cancelled = self.cancelled();
         for ring in &self.rings {
             let header = ring.consumer.header();
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
             waited_ns = waited_ns.saturating_add(header.waited_ns.load(Ordering::Relaxed));
-            for (sum, count) in calls.iter_mut().zip(&header.calls) {
-                *sum = sum.saturating_add(count.load(Ordering::Relaxed));
-            }
         }
-        let now = clock::read(self.tsc);
-        Drained {
-            clock: Clock::between(self.first, now),
-            now: now.stamp,
-            armed_realtime_ns: header.armed_realtime_ns.load(Ordering::Relaxed),
-            dropped,
-            cancelled,
-            corrupt_rings: self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64,
-            threads: header.threads_seen.load(Ordering::Relaxed),
-            calls,
-            waited_s: waited_ns as f64 / 1e9,
-            live: self.live,
-            timeline: self.timeline,
-            types: self.types,
-            segment: self.segment,
-        }
+        let dropped = dropped.saturating_add(live.counts.left_out).saturating_add(self.left_behind);
+        let corrupt_rings = self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64;
+        let (cancelled, first) = (self.cancelled(), self.first);
+        Photograph { live, timeline, cancelled, dropped, corrupt_rings, waited_ns, calls, first, now }
+    }
+
+    fn into_drained(mut self) -> Drained {
+        let (live, timeline) = (std::mem::take(&mut self.live), std::mem::take(&mut self.timeline));
+        self.facts(clock::read(self.tsc), live, timeline).develop(self.segment, self.types)
     }
 }
 
@@ -407,6 +570,36 @@ mod tests {
             assert_eq!(worker.live.len(), before + 2);
             assert_eq!(worker.live.blocks()[1].stamp, 800);
         }
+    }
+
+    /// Another process that has inherited the segment, say, goes on writing when all should stand still.
+    #[test]
+    fn the_end_comes_even_while_somebody_goes_on_writing() {
+        let mut worker = worker(1);
+        let only = producer(&worker, 0);
+        let (stop, written) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (stop, written) = (&stop, &written);
+            scope.spawn(move || {
+                let mut tail = 0;
+                for at in 0u64.. {
+                    while only.push(event(KIND_ALLOC, at + 1, 16 * (1 + at % 100_000)), &mut tail).is_err() {
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    }
+                    written.store(at + 1, Ordering::Relaxed);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            while worker.pass() == 0 {}
+            worker.finish();
+            stop.store(true, Ordering::Relaxed);
+        });
+        let taken = worker.live.counts.events;
+        assert!(taken > 0 && taken <= written.load(Ordering::Relaxed));
     }
 
     #[test]

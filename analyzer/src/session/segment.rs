@@ -47,8 +47,8 @@ pub struct Segment {
 /// One stack, innermost first: module number and return address; of [`PYTHON`] what [`Segment::script`] takes.
 pub type RawStack = Vec<(Option<u32>, u64)>;
 
-/// Deeper stacks are cut: no producer writes them.
-const MAX_DEPTH: usize = 1024;
+/// Deeper stacks are cut: a producer writes 192 frames at most.
+const MAX_DEPTH: usize = 256;
 
 impl Segment {
     /// Maps what a process handed over.
@@ -145,7 +145,9 @@ impl Segment {
                 number => number.checked_sub(1),
             };
             stack.push((module, pc));
-            id = node.parent.load(Ordering::Relaxed);
+            let parent = node.parent.load(Ordering::Relaxed);
+            // A parent is older than its child: anything else would be a circle.
+            id = if parent < id { parent } else { 0 };
         }
         stack
     }

@@ -10,7 +10,7 @@ use crate::report::timeline::{MOST_SAMPLES, Sample, halve};
 const FIRST_INTERVAL_NS: u64 = 1_000_000;
 
 /// Samples of one session, and its peaks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Timeline {
     start_ns: u64,
     interval_ns: u64,

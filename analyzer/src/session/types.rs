@@ -38,6 +38,8 @@ impl Known {
     const PLAIN: Self = Self { size: 0, kind: ObjectKind::Plain, doubt: Doubt::None };
 }
 
+/// Sizes that are told apart beside the first of each stack; beyond, all sizes of a stack are taken for its first.
+const MOST_OTHERS: usize = 1 << 20;
 /// Payload comes in many sizes; what differs by size is small. From here on all sizes of a stack are one.
 const LARGE: u64 = 4096;
 
@@ -97,9 +99,12 @@ impl StackTypes {
             return Known::PLAIN;
         }
         let at = stack as usize;
-        if self.first.get(at).copied().flatten().is_some() {
+        if let Some(first) = self.first.get(at).copied().flatten() {
             if let Some(&known) = self.others.get(&(stack, size)) {
                 return known;
+            }
+            if self.others.len() >= MOST_OTHERS {
+                return first;
             }
             let known = self.type_stack(stack, size);
             self.others.insert((stack, size), known);

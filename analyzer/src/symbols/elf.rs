@@ -14,8 +14,10 @@ use thiserror::Error;
 
 use super::table::{Binding, RawSymbol, SymbolTable};
 
-/// Largest symbol or string table that is read, bytes.
-const LARGEST_TABLE: u64 = 1 << 30;
+/// Largest string table that is read, bytes.
+const LARGEST_STRINGS: u64 = 512 << 20;
+/// Largest symbol table that is read, bytes: 8 million symbols, which take twice that while they are sorted.
+const LARGEST_TABLE: u64 = 192 << 20;
 /// Largest note, link or string section that is read, bytes.
 const LARGEST_NOTE: u64 = 1 << 16;
 /// Most bytes that a file's compressed debug sections may say to unpack to.
@@ -101,15 +103,15 @@ pub(super) fn identify(file: &File) -> Result<Identity, ElfError> {
     Ok(identity)
 }
 
-/// The functions of .symtab, or without one those of .dynsym.
-pub(super) fn functions(file: &File) -> Result<SymbolTable, ElfError> {
+/// The functions of .symtab, or without one those of .dynsym. `left`: bytes of tables that may still be read, of this file and others.
+pub(super) fn functions(file: &File, left: &mut u64) -> Result<SymbolTable, ElfError> {
     let cache = ReadCache::new(file);
     let (_, endian, sections) = parse(&cache)?;
-    let full = read_functions(&cache, endian, &sections, elf::SHT_SYMTAB)?;
+    let full = read_functions(&cache, endian, &sections, elf::SHT_SYMTAB, left)?;
     if !full.is_empty() {
         return Ok(full);
     }
-    read_functions(&cache, endian, &sections, elf::SHT_DYNSYM)
+    read_functions(&cache, endian, &sections, elf::SHT_DYNSYM, left)
 }
 
 /// A section, as far as Go's tables need it.
@@ -231,6 +233,7 @@ fn read_functions<'a>(
     endian: Endianness,
     sections: &Sections<'a>,
     table_type: elf::SectionType,
+    left: &mut u64,
 ) -> Result<SymbolTable, ElfError> {
     let Some((index, section)) = sections.enumerate().find(|(_, s)| s.sh_type(endian) == table_type) else {
         return Ok(SymbolTable::default());
@@ -238,11 +241,15 @@ fn read_functions<'a>(
     if section.sh_size(endian) > LARGEST_TABLE {
         return Err(ElfError::TooLarge("symbol table"));
     }
-    let table = sections.symbol_table_by_index(endian, cache, index)?;
-    let Ok(strings) = sections.section(table.string_section()) else { return Ok(SymbolTable::default()) };
-    if strings.sh_size(endian) > LARGEST_TABLE {
+    let linked = object::SectionIndex(section.sh_link(endian) as usize);
+    let Ok(strings) = sections.section(linked) else { return Ok(SymbolTable::default()) };
+    if strings.sh_size(endian) > LARGEST_STRINGS {
         return Err(ElfError::TooLarge("string table"));
     }
+    // Both are at most a GiB here.
+    let bytes = section.sh_size(endian) + strings.sh_size(endian);
+    *left = left.checked_sub(bytes).ok_or(ElfError::TooLarge("symbol table, beside those read before,"))?;
+    let table = sections.symbol_table_by_index(endian, cache, index)?;
     let names = match strings.file_range(endian) {
         Some((offset, size)) => cache
             .read_bytes_at(offset, size)

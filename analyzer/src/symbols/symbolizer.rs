@@ -16,6 +16,11 @@ use crate::report::model::Frame;
 /// Where distributions put separate debug files.
 const DEBUG_DIR: &str = "/usr/lib/debug";
 
+/// Symbols that are remembered by address; where there are more, all are forgotten and looked up anew.
+const MOST_SYMBOLS: usize = 1 << 20;
+/// Bytes of symbol and string tables that are read for one target in all. A browser's own are below half of that.
+const MOST_TABLE_BYTES: u64 = 768 << 20;
+
 /// Names code addresses of one target.
 pub struct Symbolizer {
     places: Option<Places>,
@@ -25,7 +30,14 @@ pub struct Symbolizer {
     frames: HashMap<(Option<u32>, u64), Arc<[Frame]>>,
     symbols: HashMap<(u32, u64), Option<Arc<str>>>,
     script: ReadScript,
+    reading: Reading,
+}
+
+/// What comes up while files are read.
+struct Reading {
     notes: Vec<String>,
+    /// Bytes of tables that may still be read.
+    left: u64,
 }
 
 /// What is known of one file.
@@ -63,7 +75,7 @@ impl Symbolizer {
             frames: HashMap::new(),
             symbols: HashMap::new(),
             script: Box::new(|_| None),
-            notes,
+            reading: Reading { notes, left: MOST_TABLE_BYTES },
         }
     }
 
@@ -116,8 +128,11 @@ impl Symbolizer {
         }
         let module = self.modules.get(&index)?;
         let svma = return_address.wrapping_sub(1).wrapping_sub(module.base);
-        let names = names(&mut self.files, &mut self.notes, self.places.as_ref(), module);
+        let names = names(&mut self.files, &mut self.reading, self.places.as_ref(), module);
         let symbol = names.table.lookup(svma).map(|s| Arc::from(s.name));
+        if self.symbols.len() >= MOST_SYMBOLS {
+            self.symbols.clear();
+        }
         self.symbols.insert((index, return_address), symbol.clone());
         symbol
     }
@@ -134,7 +149,7 @@ impl Symbolizer {
         }
         let Some(found) = module.and_then(|index| self.modules.get(&index)) else { return false };
         let svma = return_address.wrapping_sub(1).wrapping_sub(found.base);
-        let names = names(&mut self.files, &mut self.notes, self.places.as_ref(), found);
+        let names = names(&mut self.files, &mut self.reading, self.places.as_ref(), found);
         // An exported function by another name is whoever's name it bears.
         let is_static = names.table.lookup(svma).is_none_or(|symbol| !symbol.exported);
         let (before, behind) = names.table.neighbours(svma);
@@ -144,7 +159,7 @@ impl Symbolizer {
     /// The module's static functions have names too. `None` for a module that is not known.
     pub fn is_complete(&mut self, module: u32) -> Option<bool> {
         let module = self.modules.get(&module)?;
-        Some(names(&mut self.files, &mut self.notes, self.places.as_ref(), module).table.complete())
+        Some(names(&mut self.files, &mut self.reading, self.places.as_ref(), module).table.complete())
     }
 
     /// The functions at the call that returns to `return_address`: inlined ones first, innermost first. Never empty: where
@@ -166,11 +181,11 @@ impl Symbolizer {
             Some(module) => {
                 let svma = call.wrapping_sub(module.base);
                 let places = self.places.as_ref();
-                let names = names(&mut self.files, &mut self.notes, places, module);
+                let names = names(&mut self.files, &mut self.reading, places, module);
                 let blank = Frame { module: module.name(), offset: svma, libav, ..Frame::default() };
-                let go = go_sites(names, &mut self.notes, places, module, svma);
+                let go = go_sites(names, &mut self.reading, places, module, svma);
                 if go.is_empty() {
-                    let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.notes, places, module)));
+                    let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.reading, places, module)));
                     let sites = dwarf.as_mut().map(|d| d.sites(svma)).unwrap_or_default();
                     merge(sites, symbol.as_deref(), &blank).into()
                 } else {
@@ -196,26 +211,27 @@ impl Symbolizer {
 
     /// What could not be named and why, one sentence each.
     pub fn notes(&self) -> Vec<String> {
-        self.notes.clone()
+        self.reading.notes.clone()
     }
 }
 
 /// The names in `module`'s file, found at the first call.
 fn names<'a>(
     files: &'a mut HashMap<(PathBuf, Vec<u8>), Names>,
-    notes: &mut Vec<String>,
+    reading: &mut Reading,
     places: Option<&Places>,
     module: &Module,
 ) -> &'a mut Names {
-    files
-        .entry((module.path.clone(), module.build_id.clone()))
-        .or_insert_with(|| Names { table: table(&find(notes, places, module)), ..Names::default() })
+    files.entry((module.path.clone(), module.build_id.clone())).or_insert_with(|| {
+        let found = find(reading, places, module);
+        Names { table: table(&found, reading), ..Names::default() }
+    })
 }
 
 /// What Go's own table says of `svma`: it is there in stripped files too, and names what is inlined. Empty outside Go's code.
 fn go_sites(
     names: &mut Names,
-    notes: &mut Vec<String>,
+    reading: &mut Reading,
     places: Option<&Places>,
     module: &Module,
     svma: u64,
@@ -223,7 +239,7 @@ fn go_sites(
     if module.is_libav() {
         return Vec::new();
     }
-    let open = || find(notes, places, module).main.and_then(|main| GoImage::open(&main.file)).map(Arc::new);
+    let open = || find(reading, places, module).main.and_then(|main| GoImage::open(&main.file)).map(Arc::new);
     names.go.get_or_insert_with(open).as_ref().map(|image| image.sites(svma)).unwrap_or_default()
 }
 
@@ -240,18 +256,37 @@ fn of_go(sites: Vec<GoSite>, blank: &Frame) -> Arc<[Frame]> {
 }
 
 /// Looks for the module's files; they are closed again once they are read: a process may have loaded a thousand.
-fn find(notes: &mut Vec<String>, places: Option<&Places>, module: &Module) -> Found {
+fn find(reading: &mut Reading, places: Option<&Places>, module: &Module) -> Found {
     let mut found = places.map(|p| p.find(module)).unwrap_or_default();
-    if let Some(note) = found.note.take().filter(|n| !notes.contains(n)) {
-        notes.push(note);
+    if let Some(note) = found.note.take() {
+        reading.note(note);
     }
     found
 }
 
+impl Reading {
+    /// Once each, and not without end: a target chooses its modules' names.
+    fn note(&mut self, note: String) {
+        const MOST_NOTES: usize = 100;
+        if self.notes.len() < MOST_NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
 /// The fullest table of functions: the file's own .symtab, its debug file's, its .dynsym.
-fn table(found: &Found) -> SymbolTable {
-    let of =
-        |file: Option<&super::locate::ElfFile>| file.and_then(|f| elf::functions(&f.file).ok()).unwrap_or_default();
+fn table(found: &Found, reading: &mut Reading) -> SymbolTable {
+    let mut of = |file: Option<&super::locate::ElfFile>| {
+        let Some(file) = file else { return SymbolTable::default() };
+        match elf::functions(&file.file, &mut reading.left) {
+            Ok(table) => table,
+            Err(error @ elf::ElfError::TooLarge(_)) => {
+                reading.note(format!("cannot read the symbols of {}: {error}", file.path.display()));
+                SymbolTable::default()
+            }
+            Err(_) => SymbolTable::default(),
+        }
+    };
     let main_is_full = found.main.as_ref().is_some_and(|m| m.identity.has_symtab);
     let main = of(found.main.as_ref());
     if main.complete() || (main_is_full && found.debug.is_none()) {

@@ -125,6 +125,16 @@ impl Engine {
                     process.keep(Instant::now() + self.settings.hold);
                 }
             }
+            Command::Pause { id, pid, ms } => {
+                let longest = Duration::from_millis(ms);
+                if !self.processes.get_mut(&pid).is_some_and(|process| process.pause(id, longest)) {
+                    self.send(&Message::NotPaused { id });
+                }
+            }
+            Command::Resume { id, pid } => {
+                let stopped = self.processes.get_mut(&pid).map_or(Duration::ZERO, Process::resume);
+                self.send(&Message::Resumed { id, stopped_us: stopped.as_micros() as u64 });
+            }
         }
         self.processes.retain(|_, process| !process.is_empty());
     }

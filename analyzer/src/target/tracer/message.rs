@@ -19,6 +19,11 @@ pub(super) enum Command {
     Release { pid: i32 },
     /// Hold it for another full time.
     Keep { pid: i32 },
+    /// Stop every thread of it in the middle of its life, for at most `ms` milliseconds; answered by `Paused` or `NotPaused` with the same
+    /// id.
+    Pause { id: u64, pid: i32, ms: u64 },
+    /// Let it go on; answered by `Resumed` with the same id.
+    Resume { id: u64, pid: i32 },
 }
 
 /// From the tracer.
@@ -26,7 +31,7 @@ pub(super) enum Command {
 pub(super) enum Message {
     /// The answer to `Seize`.
     Seized { id: u64, failure: Option<SeizeFailure> },
-    /// One stopped thread of a process whose `Ending` follows.
+    /// One stopped thread of a process whose `Ending` or `Paused` follows.
     Thread { pid: i32, thread: Registers },
     /// See [`super::TracerEvent::Ending`].
     Ending { pid: i32, ended: Ended, all_stopped: bool },
@@ -36,6 +41,12 @@ pub(super) enum Message {
     Gone { pid: i32, ended: Option<Ended> },
     /// See [`super::TracerEvent::Expired`].
     Expired { pid: i32 },
+    /// Every thread stands still; without `all_stopped` some do not.
+    Paused { id: u64, pid: i32, all_stopped: bool },
+    /// It ended, began to end, became another program, or is not traced.
+    NotPaused { id: u64 },
+    /// It goes on after standing still for so long; 0 where it had gone on before.
+    Resumed { id: u64, stopped_us: u64 },
 }
 
 /// Why a process could not be seized.

@@ -133,6 +133,12 @@ pub enum TraceError {
         /// How long was waited.
         ms: u128,
     },
+    /// It could not be paused.
+    #[error("process {pid} ended, or became another program, while it was to be stopped")]
+    NotPaused {
+        /// The target.
+        pid: i32,
+    },
     /// The tracer process is gone.
     #[error("cannot reach the tracer process: it has ended (start the command again)")]
     Lost,
@@ -157,7 +163,52 @@ impl Default for TracerOptions {
     }
 }
 
-type Answers = Mutex<HashMap<u64, Sender<Option<SeizeFailure>>>>;
+/// What the tracer answers to a question.
+#[derive(Debug)]
+enum Answer {
+    Seized(Option<SeizeFailure>),
+    Paused { threads: Vec<ThreadState>, all_stopped: bool },
+    NotPaused,
+    Resumed(Duration),
+}
+
+type Answers = Mutex<HashMap<u64, Sender<Answer>>>;
+
+/// How long a pause may take to begin: the tracer gives threads 50 ms, and the machine may be busy.
+const PAUSING: Duration = Duration::from_secs(1);
+
+/// A process that stands still in the middle of its life. Dropping it lets the process go on, as does the tracer by itself in the end.
+#[derive(Debug)]
+pub struct Paused<'a> {
+    tracer: &'a Tracer,
+    pid: i32,
+    /// Its threads.
+    pub threads: Vec<ThreadState>,
+    /// False: some thread did not stop in time (it waits in the kernel); its registers are missing, and it may run on.
+    pub all_stopped: bool,
+    going: bool,
+}
+
+impl Paused<'_> {
+    /// Lets the process go on; returns how long it stood still, the slowest thread's stop included. Zero where the tracer had let it go
+    /// on already, because it took too long.
+    pub fn resume(&mut self) -> Duration {
+        self.going = true;
+        let id = self.tracer.next_id.fetch_add(1, Ordering::Relaxed);
+        match self.tracer.ask(id, &Command::Resume { id, pid: self.pid }, PAUSING) {
+            Ok(Some(Answer::Resumed(stopped))) => stopped,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        if !self.going {
+            self.resume();
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -232,16 +283,45 @@ impl Tracer {
     /// All but [`TraceError::Start`].
     pub fn seize(&self, pid: i32) -> Result<(), TraceError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        match self.ask(id, &Command::Seize { id, pid }, self.patience)? {
+            Some(Answer::Seized(None)) => Ok(()),
+            Some(Answer::Seized(Some(failure))) => Err(explain(pid, failure)),
+            _ => Err(TraceError::Slow { pid, ms: self.patience.as_millis() }),
+        }
+    }
+
+    /// Stops every thread of a traced process, for at most `longest`: then the tracer lets it go on.
+    ///
+    /// # Errors
+    /// [`TraceError::NotPaused`], [`TraceError::Slow`], [`TraceError::Lost`].
+    pub fn pause(&self, pid: i32, longest: Duration) -> Result<Paused<'_>, TraceError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(id, &Command::Pause { id, pid, ms }, PAUSING) {
+            Ok(Some(Answer::Paused { threads, all_stopped })) => {
+                Ok(Paused { tracer: self, pid, threads, all_stopped, going: false })
+            }
+            Ok(Some(_)) => Err(TraceError::NotPaused { pid }),
+            Ok(None) => {
+                // It may stand still by now.
+                let _ = self.say(&Command::Resume { id: 0, pid });
+                Err(TraceError::Slow { pid, ms: PAUSING.as_millis() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks, and waits for the answer; `None` where it did not come in time.
+    fn ask(&self, id: u64, question: &Command, patience: Duration) -> Result<Option<Answer>, TraceError> {
         let (sender, answer) = crossbeam_channel::bounded(1);
         self.lock_answers().insert(id, sender);
-        let told = self.say(&Command::Seize { id, pid });
-        let answered = told.map(|()| answer.recv_timeout(self.patience));
+        let told = self.say(question);
+        let answered = told.map(|()| answer.recv_timeout(patience));
         self.lock_answers().remove(&id);
         match answered? {
-            Ok(None) => Ok(()),
-            Ok(Some(failure)) => Err(explain(pid, failure)),
+            Ok(answer) => Ok(Some(answer)),
             Err(_) if self.shared.lost.load(Ordering::Acquire) => Err(TraceError::Lost),
-            Err(_) => Err(TraceError::Slow { pid, ms: self.patience.as_millis() }),
+            Err(_) => Ok(None),
         }
     }
 
@@ -282,7 +362,7 @@ impl Tracer {
         }
     }
 
-    fn lock_answers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Sender<Option<SeizeFailure>>>> {
+    fn lock_answers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Sender<Answer>>> {
         self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -327,12 +407,27 @@ fn read_messages(shared: &Shared, events: &Sender<TracerEvent>) {
             Err(_) => break,
         };
         let Ok(message) = serde_json::from_slice(&buffer[..got.min(LONGEST)]) else { continue };
+        let answer = |id: u64, answer: Answer| {
+            let asked = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(asked) = asked {
+                let _ = asked.send(answer);
+            }
+        };
         let event = match message {
             Message::Seized { id, failure } => {
-                let answer = shared.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-                if let Some(answer) = answer {
-                    let _ = answer.send(failure);
-                }
+                answer(id, Answer::Seized(failure));
+                continue;
+            }
+            Message::Paused { id, pid, all_stopped } => {
+                answer(id, Answer::Paused { threads: gathered.remove(&pid).unwrap_or_default(), all_stopped });
+                continue;
+            }
+            Message::NotPaused { id } => {
+                answer(id, Answer::NotPaused);
+                continue;
+            }
+            Message::Resumed { id, stopped_us } => {
+                answer(id, Answer::Resumed(Duration::from_micros(stopped_us)));
                 continue;
             }
             Message::Thread { pid, thread } => {

@@ -34,6 +34,8 @@ const GATHERING: Duration = Duration::from_secs(2);
 const DOUBT: Duration = Duration::from_millis(50);
 /// How often an unfinished decision is looked at again.
 const LOOK: Duration = Duration::from_millis(3);
+/// How long a process that is paused is given until all of its threads have stopped: one may wait in the kernel, for a disk or a vfork.
+const STOPPING: Duration = Duration::from_millis(50);
 /// Remembered threads that were let go, before the dead among them are forgotten.
 const DEPARTED: usize = 256;
 
@@ -55,6 +57,17 @@ enum Thread {
     Running,
     /// Held at its exit stop.
     AtExit,
+    /// Stands still in the middle of its life, and will go on like this.
+    Paused(GoOn),
+}
+
+/// How a thread goes on that was paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GoOn {
+    /// With the signal that it was about to receive; 0: none.
+    With(i32),
+    /// It stays stopped, for job control.
+    Listening,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,6 +88,17 @@ enum Phase {
     },
     /// Its end was reported; it is held.
     Held {
+        until: Instant,
+    },
+    /// It is being stopped in the middle of its life.
+    Pausing {
+        id: u64,
+        since: Instant,
+        longest: Duration,
+    },
+    /// It stands still in the middle of its life.
+    Paused {
+        since: Instant,
         until: Instant,
     },
     /// No longer of interest: every thread is detached as it stops.
@@ -186,7 +210,8 @@ impl Process {
         match self.phase {
             Phase::Watching | Phase::Leaving => None,
             Phase::Undecided { .. } | Phase::Gathering { .. } => Some(now + LOOK),
-            Phase::Executing { until } | Phase::Held { until } => Some(until),
+            Phase::Pausing { since, .. } => Some(since + STOPPING),
+            Phase::Executing { until } | Phase::Held { until } | Phase::Paused { until, .. } => Some(until),
         }
     }
 
@@ -196,6 +221,7 @@ impl Process {
             return self.on_gone(tid, status, out);
         }
         if report == Report::Executed {
+            self.give_up_pause(out);
             // The other threads are dead, and this one has taken the leader's id.
             self.threads.clear();
             let _ = ptrace::detach(tid, 0);
@@ -211,6 +237,15 @@ impl Process {
             self.threads.remove(&tid);
             let signal = if let Report::Signal(signal) = report { signal } else { 0 };
             let _ = ptrace::detach(tid, signal);
+            return;
+        }
+        if self.is_pausing() && report != Report::Exiting {
+            let go_on = match report {
+                Report::Signal(signal) => GoOn::With(signal),
+                Report::GroupStop(_) => GoOn::Listening,
+                _ => GoOn::With(0),
+            };
+            self.threads.insert(tid, Thread::Paused(go_on));
             return;
         }
         // A request fails with ESRCH where the thread was killed meanwhile: its exit stop or its end is reported next.
@@ -237,6 +272,7 @@ impl Process {
         self.threads.remove(&tid);
         let last = tid == self.pid || self.threads.is_empty();
         if last {
+            self.give_up_pause(out);
             self.threads.clear();
             if self.phase != Phase::Leaving {
                 out.push(Message::Gone { pid: self.pid, ended: (tid == self.pid).then(|| ended(status)) });
@@ -255,6 +291,10 @@ impl Process {
         }
         let verdict = judge(code, syscall);
         let now = Instant::now();
+        if self.is_pausing() && (verdict != Exit::Thread || self.is_last(tid)) {
+            // To come to their exit stops the others have to go on.
+            self.give_up_pause(out);
+        }
         match (self.phase, verdict) {
             (Phase::Gathering { .. } | Phase::Held { .. } | Phase::Leaving, _) => {}
             (_, Exit::Process(ended)) => self.phase = Phase::Gathering { ended, since: now },
@@ -273,6 +313,8 @@ impl Process {
                 self.depart(tid);
                 self.tell_if_empty(out);
             }
+            // Given up above.
+            (Phase::Pausing { .. } | Phase::Paused { .. }, Exit::ByAnother) => {}
             (Phase::Watching, Exit::ByAnother) => self.phase = Phase::Undecided { until: now + UNDECIDED },
             (Phase::Undecided { .. }, Exit::ByAnother) => {}
         }
@@ -310,15 +352,73 @@ impl Process {
                     self.leave();
                 }
             }
+            Phase::Pausing { id, since, longest } => {
+                let all_stopped = self.missing_if_any().is_empty();
+                if all_stopped || now >= since + STOPPING {
+                    self.tell_registers(out);
+                    out.push(Message::Paused { id, pid: self.pid, all_stopped });
+                    self.phase = Phase::Paused { since, until: since + longest };
+                }
+            }
+            Phase::Paused { until, .. } => {
+                if now >= until {
+                    self.resume();
+                }
+            }
         }
     }
 
-    fn report(&mut self, ended: Ended, all_stopped: bool, until: Instant, out: &mut Vec<Message>) {
-        for (&tid, _) in self.threads.iter().filter(|(_, thread)| **thread == Thread::AtExit) {
+    /// Begins to stop every thread in the middle of its life. False where it is about to end, or paused already.
+    pub(super) fn pause(&mut self, id: u64, longest: Duration) -> bool {
+        if self.phase != Phase::Watching {
+            return false;
+        }
+        self.phase = Phase::Pausing { id, since: Instant::now(), longest };
+        for tid in self.running() {
+            // One that is gone meanwhile has its end reported.
+            let _ = ptrace::interrupt(tid);
+        }
+        true
+    }
+
+    /// Lets every paused thread go on; returns for how long the process stood still.
+    pub(super) fn resume(&mut self) -> Duration {
+        let (Phase::Pausing { since, .. } | Phase::Paused { since, .. }) = self.phase else { return Duration::ZERO };
+        self.phase = Phase::Watching;
+        for (&tid, thread) in &mut self.threads {
+            let Thread::Paused(how) = *thread else { continue };
+            // One that was killed out of its stop has its end reported.
+            let _ = match how {
+                GoOn::With(signal) => ptrace::go_on(tid, signal),
+                GoOn::Listening => ptrace::listen(tid),
+            };
+            *thread = Thread::Running;
+        }
+        since.elapsed()
+    }
+
+    fn is_pausing(&self) -> bool {
+        matches!(self.phase, Phase::Pausing { .. } | Phase::Paused { .. })
+    }
+
+    /// It ends, or becomes another program: what was to be seen of it while it lived is gone.
+    fn give_up_pause(&mut self, out: &mut Vec<Message>) {
+        if let Phase::Pausing { id, .. } = self.phase {
+            out.push(Message::NotPaused { id });
+        }
+        self.resume();
+    }
+
+    fn tell_registers(&self, out: &mut Vec<Message>) {
+        for (&tid, _) in self.threads.iter().filter(|(_, thread)| **thread != Thread::Running) {
             if let Ok(state) = ThreadState::capture(tid) {
                 out.push(Message::Thread { pid: self.pid, thread: state.into() });
             }
         }
+    }
+
+    fn report(&mut self, ended: Ended, all_stopped: bool, until: Instant, out: &mut Vec<Message>) {
+        self.tell_registers(out);
         out.push(Message::Ending { pid: self.pid, ended, all_stopped });
         self.phase = Phase::Held { until };
     }
@@ -332,6 +432,7 @@ impl Process {
 
     /// Lets go of every thread: those at their exit stops at once, others as soon as they stop.
     pub(super) fn leave(&mut self) {
+        self.resume();
         self.phase = Phase::Leaving;
         for tid in self.at_exit() {
             self.depart(tid);

@@ -103,6 +103,8 @@ pub fn prepare() -> io::Result<OwnedFd> {
             libc::signal(signal, if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL });
         }
         libc::prctl(libc::PR_SET_NAME, c"avleak-tracer".as_ptr());
+        // Every stop of a target waits for this process. Where it is not allowed all stays as it is.
+        libc::setpriority(libc::PRIO_PROCESS, 0, -10);
         let mut mask = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut mask);
         libc::sigaddset(&raw mut mask, libc::SIGCHLD);
