@@ -22,9 +22,10 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || 
 export SOURCE_DATE_EPOCH
 
 # Standard input is a terminal's otherwise, which zig looks at.
-cargo zigbuild --release --locked --target $triple.2.17 -p avleak -p avleak-interposer </dev/null
-built=$target/$triple/release
 dist=$target/dist
+# A folder of its own: what zig links and what the machine's linker does would take each other for out of date.
+CARGO_TARGET_DIR=$dist/build cargo zigbuild --release --locked --target $triple.2.17 -p avleak -p avleak-interposer </dev/null
+built=$dist/build/$triple/release
 stage=$dist/stage
 rm -rf "$stage"
 mkdir -p "$stage"/{bin,lib,share/avleak,share/man/man1,share/doc/avleak}

@@ -17,11 +17,17 @@ const STRINGS: u64 = 1 << 20;
 /// Runtimes that a program may need …
 const RUNTIMES: [&[u8]; 6] =
     [b"libasan.", b"liblsan.", b"libtsan.", b"libclang_rt.asan", b"libclang_rt.lsan", b"libclang_rt.tsan"];
-/// … or bring along.
-const INITIALISERS: [&[u8]; 5] =
-    [b"\0__asan_init\0", b"\0__lsan_init\0", b"\0__tsan_init\0", b"\0__msan_init\0", b"\0__hwasan_init\0"];
+/// … or bring along: what they export, and, where nothing is exported, the hook that those with an allocator of their own ask for.
+const INITIALISERS: [&[u8]; 6] = [
+    b"\0__asan_init\0",
+    b"\0__lsan_init\0",
+    b"\0__tsan_init\0",
+    b"\0__msan_init\0",
+    b"\0__hwasan_init\0",
+    b"\0__sanitizer_free_hook\0",
+];
 /// The longest of them.
-const LONGEST: usize = 15;
+const LONGEST: usize = 23;
 
 /// True also where nothing is known of it: the kernel and ld.so will tell.
 pub fn bears_preload(path: &CStr) -> bool {
@@ -159,6 +165,9 @@ mod tests {
         assert!(!bears(&built("asan", &["-fsanitize=address"])));
         assert!(!bears(&built("lsan", &["-fsanitize=leak"])));
         assert!(!bears(&built("asan_inside", &["-fsanitize=address", "-static-libasan", "-rdynamic"])));
+        // As gcc 10 and 12 leave it with -static-libasan; by gcc 14 nothing of it shows, and it bears a preload.
+        assert!(!bears(&built("hidden", &["-rdynamic", "-Wl,--defsym=__sanitizer_free_hook=main"])));
+        assert!(bears(&built("undefined", &["-fsanitize=undefined", "-static-libubsan"])));
         let mut narrow = std::fs::read(folder().join("plain")).expect("the program");
         (narrow[4], narrow[18]) = (1, 3);
         std::fs::write(folder().join("narrow"), narrow).expect("a program");

@@ -18,6 +18,13 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
+compile_error!(
+    "libavleak.so is written for x86-64 Linux with glibc. For another processor there are missing: the entry stubs (stubs.rs), the \
+     thread's slot (thread.rs), the unwinder's registers and rules (unwind.rs, step.rs, rules.rs), call slots by that processor's \
+     relocations (elf.rs, slots.rs), numbers of system calls in filters (sandbox.rs) and the clock (sys.rs)"
+);
+
 mod arena;
 mod arm;
 mod control;

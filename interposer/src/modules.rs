@@ -70,7 +70,13 @@ static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 pub fn prepare() {
     let found = crate::loader::symbol(libc::RTLD_DEFAULT, c"_dl_find_object");
     FIND_OBJECT.store(found, Ordering::Relaxed);
+    DEBUGGERS_LIST.store(crate::loader::symbol(libc::RTLD_DEFAULT, c"_r_debug"), Ordering::Relaxed);
 }
+
+/// ld.so's `struct r_debug` (link.h), whose second word leads to the first object.
+static DEBUGGERS_LIST: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+/// More objects than any process has loaded.
+const MOST_OBJECTS: usize = 1 << 14;
 
 /// glibc's `struct link_map`, its public part (link.h).
 #[repr(C)]
@@ -175,12 +181,39 @@ fn locate_by_iteration(address: u64) -> Option<Located> {
     }
     if crate::is_forked() {
         // A thread of the parent may have held the loader's lock at the fork.
-        return None;
+        return locate_by_list(address);
     }
     let mut search = Search { address, found: None };
     // SAFETY: the callback has the required signature and outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
     search.found
+}
+
+/// The same without a lock, by the list that debuggers read, each word of it by way of the kernel: nobody changes it meanwhile, for this is a
+/// forked child, whose other threads come later; where one of the parent's was at it, some objects are not found.
+fn locate_by_list(address: u64) -> Option<Located> {
+    let word = |at: u64| {
+        let mut bytes = [0; 8];
+        (at != 0 && sys::read_self(at, &mut bytes) == 8).then(|| u64::from_le_bytes(bytes))
+    };
+    let list = DEBUGGERS_LIST.load(Ordering::Relaxed) as u64;
+    let mut link = word(list.checked_add(8)?)?;
+    for _ in 0..MOST_OBJECTS {
+        // struct link_map: base, name, dynamic section, next.
+        let (base, next) = (word(link)?, word(link + 24)?);
+        // A program that is linked to a fixed place has its headers elsewhere than at its base, which is 0.
+        // SAFETY: a plain call.
+        let start = if base == 0 { unsafe { libc::getauxval(libc::AT_PHDR) & !4095 } } else { base };
+        if let Some(layout) = Layout::at(base, start)
+            && (layout.start..layout.end).contains(&address)
+        {
+            let mut located = Located::new(layout, layout.dynamic);
+            located.read_name(word(link + 8)?);
+            return Some(located);
+        }
+        link = next;
+    }
+    None
 }
 
 /// A dlclose has ended: every module met so far is looked at again when it is next asked for.

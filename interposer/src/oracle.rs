@@ -1,6 +1,13 @@
 //! Whether a stack is right: the same by the `backtrace` crate, with `verify=1`.
 
+use core::ffi::c_void;
+
 use crate::unwind::{DEPTH, Registers};
+
+unsafe extern "C" {
+    /// The function that the unwinder's tables have for an address; null where they have none (the C++ ABI's unwinder).
+    fn _Unwind_FindEnclosingFunction(pc: *mut c_void) -> *mut c_void;
+}
 
 /// Unwinds once more, by the `backtrace` crate; false where that differs. Both start at the hook's caller. `is_whole`: `frames` go up to the
 /// stack's end.
@@ -26,6 +33,15 @@ pub fn agrees(start: u64, frames: &[Registers], is_whole: bool) -> bool {
     };
     let equal = frames.iter().zip(theirs).all(|(ours, &pc)| ours.pc == pc);
     let same_end = if frames.len() == DEPTH { theirs.len() >= DEPTH } else { theirs.len() == frames.len() };
+    // Code of crtstuff, which runs a library's destructors, has no tables: the crate ends there, with that frame (libgcc) or without (LLVM).
+    let last = theirs.len().checked_sub(1).and_then(|last| frames.get(last));
+    let ends_early = || [last, frames.get(theirs.len())].into_iter().flatten().any(|frame| !has_tables(frame.pc));
     // Go's code has no tables: the crate ends there.
-    equal && if is_whole { same_end } else { theirs.len() >= frames.len().min(1) }
+    equal && if is_whole { same_end || ends_early() } else { theirs.len() >= frames.len().min(1) }
+}
+
+/// A return address: the call lies before it.
+fn has_tables(pc: u64) -> bool {
+    // SAFETY: looks an address up; nothing is read there.
+    unsafe { !_Unwind_FindEnclosingFunction((pc - 1) as *mut c_void).is_null() }
 }

@@ -71,9 +71,8 @@ fn callers_are_named_in_every_version() {
         let truth: Ways = truth.into_iter().map(|(times, way)| (way, times)).collect();
         assert_eq!(ways(outcome.report(), "AVPacket"), truth, "{}", python.display());
         let (all, lost): (u64, u64) = (truth.values().sum(), number(&outcome.report()["leaks"]["packets"]));
-        // Every one is named above; which are definitely lost depends on what freed memory still says (docs/compatibility.md): Debian's
-        // Python was seen to hide two.
-        assert!(lost + 3 >= all, "{}: {lost} of {all} packets", python.display());
+        // Every one is named above; a stale word in memory of Python's own may still hide one (docs/compatibility.md).
+        assert!(lost + 1 >= all, "{}: {lost} of {all} packets", python.display());
         assert_eq!(outcome.finished.code(), 1);
         println!("{}: {lost} of {all} packets, every caller by name and line", python.display());
     }

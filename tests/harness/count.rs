@@ -1,16 +1,16 @@
-//! Counts the calls of a function's body with gdb: a truth about FFmpeg that owes nothing to avleak or symbol binding.
+//! Counts the calls of a function's body with gdb: a truth about FFmpeg that owes nothing to avleak or symbol binding. Both count in the same
+//! run, for the number is another in each run of an ffmpeg whose parts work in threads of their own (7.0 and later).
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use crate::process;
+use crate::avleak::{Outcome, Run};
 
-/// How often `function` was entered while `command` ran to its end, in `folder`. Calls from inside its own library count.
-pub fn calls(function: &str, command: &[&str], folder: &Path) -> u64 {
+/// How often `function` was entered while `command` ran to its end, in `folder`, and what avleak saw of that run. Calls from inside its own
+/// library count.
+pub fn calls(function: &str, command: &[&str], folder: &Path) -> (u64, Outcome) {
     let breakpoint = format!("break {function}");
-    let mut gdb = Command::new("gdb");
-    gdb.args(["-q", "-batch", "-nx"]);
+    let mut gdb = vec!["gdb", "-q", "-batch", "-nx"];
     for line in [
         "set debuginfod enabled off",
         "set breakpoint pending on",
@@ -22,13 +22,14 @@ pub fn calls(function: &str, command: &[&str], folder: &Path) -> u64 {
         "run",
         "info breakpoints",
     ] {
-        gdb.args(["-ex", line]);
+        gdb.extend(["-ex", line]);
     }
-    gdb.arg("--args").args(command).current_dir(folder);
-    let done = process::run(&mut gdb, Duration::from_secs(300));
-    let text = done.text();
-    assert!(text.contains("exited normally"), "the counted program failed:\n{text}\n{}", done.stderr);
+    gdb.push("--args");
+    gdb.extend(command);
+    let outcome = Run::new(gdb).current_dir(folder).limit(Duration::from_secs(300)).finish();
+    let text = outcome.finished.text();
+    assert!(text.contains("exited normally"), "the counted program failed:\n{text}\n{}", outcome.finished.stderr);
     let hits = text.lines().find_map(|line| line.trim().strip_prefix("breakpoint already hit "));
     let hits = hits.and_then(|rest| rest.split(' ').next()).unwrap_or("0");
-    hits.parse().unwrap_or_else(|_| panic!("gdb's count is no number:\n{text}"))
+    (hits.parse().unwrap_or_else(|_| panic!("gdb's count is no number:\n{text}")), outcome)
 }

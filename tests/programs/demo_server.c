@@ -149,7 +149,7 @@ static void read_file(void *argument)
     AVPacket *packet = av_packet_alloc();
     if (avformat_open_input(&format, job->path, NULL, NULL) < 0 || avformat_find_stream_info(format, NULL) < 0)
         truth_die("opening the file");
-    int stream = av_find_best_stream(format, AVMEDIA_TYPE_VIDEO, -1, -1, &codec, 0);
+    int stream = av_find_best_stream(format, AVMEDIA_TYPE_VIDEO, -1, -1, (void *)&codec, 0); // const since FFmpeg 5
     AVCodecContext *decoder = stream < 0 ? NULL : avcodec_alloc_context3(codec);
     if (!packet || !decoder || avcodec_parameters_to_context(decoder, format->streams[stream]->codecpar) < 0)
         truth_die("finding a decoder");

@@ -236,7 +236,7 @@ const DESCRIPTOR_ALIGN: usize = 64;
 
 /// The stacks that glibc keeps of threads that have ended, for the next ones: what lies there holds nothing.
 ///
-/// A stack has a guard page below it, and at its top the thread's descriptor, whose first and third word are its own address
+/// A stack has a guard below it, and at its top the thread's descriptor, whose first and third word are its own address
 /// (`tcbhead_t.tcb` and `.self`, sysdeps/x86_64/nptl/tls.h). Where no thread that lives has it as its fs base, the thread is dead.
 fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, touched: &Touched) -> Vec<TargetRange> {
     let mut dead = Vec::new();
@@ -255,6 +255,19 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, t
             && below.range.contains(stack.start)
         {
             dead.push(TargetRange { start: mapping.range.start, end: stack.end.min(mapping.range.end) });
+        }
+    }
+    // glibc 2.42 on Linux 6.13: the guard is a part of the mapping, and stacks side by side are one.
+    for guard in touched.guards().iter().filter(|guard| guard.len() <= LARGEST_STACK) {
+        let Some(mapping) = maps.iter().find(|mapping| mapping.range.contains(guard.start)) else { continue };
+        let above =
+            TargetRange { start: guard.end, end: mapping.range.end.min(guard.end.saturating_add(LARGEST_STACK)) };
+        let descriptor = touched.within(above).find_map(|part| descriptor_in(part, memory, &mut bytes));
+        if let Some(descriptor) = descriptor
+            && threads.iter().all(|thread| thread.fs_base != descriptor)
+            && let Some(stack) = stack_block(descriptor, memory).filter(|stack| stack.start == guard.start)
+        {
+            dead.push(TargetRange { start: guard.end, end: stack.end.min(mapping.range.end) });
         }
     }
     dead

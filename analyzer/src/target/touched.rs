@@ -16,6 +16,8 @@ const PAGE: u64 = 4096;
 const PRESENT: u64 = 1 << 63;
 /// It is swapped out, or on its way to another place.
 const SWAPPED: u64 = 1 << 62;
+/// It is a guard (MADV_GUARD_INSTALL, as glibc 2.42 puts below stacks), which nobody can read; the kernel says so since 6.15.
+const GUARD: u64 = 1 << 58;
 /// It is the file's own page, or shared.
 const OF_FILE: u64 = 1 << 61;
 /// Entries that are read at a time.
@@ -29,6 +31,8 @@ const LARGEST: u64 = 1 << 40;
 pub struct Touched {
     /// By address, disjoint.
     parts: Vec<TargetRange>,
+    /// Guards inside mappings, by address.
+    guards: Vec<TargetRange>,
 }
 
 impl Touched {
@@ -36,7 +40,7 @@ impl Touched {
     /// `never`: what is left out.
     pub fn read(tid: i32, maps: &[Mapping], never: &[TargetRange]) -> Self {
         let pagemap = File::open(format!("/proc/{tid}/pagemap")).ok();
-        let mut parts = Vec::new();
+        let (mut parts, mut guards) = (Vec::new(), Vec::new());
         let is_wanted = |mapping: &&Mapping| {
             let is_in = |range: &TargetRange| range.start <= mapping.range.start && mapping.range.end <= range.end;
             mapping.writable && mapping.is_scannable() && !never.iter().any(is_in)
@@ -46,18 +50,23 @@ impl Touched {
             let told = pagemap
                 .as_ref()
                 .filter(|_| tells(mapping, maps))
-                .and_then(|pagemap| add_written(pagemap, mapping.range, &mut parts));
+                .and_then(|pagemap| add_written(pagemap, mapping.range, &mut parts, &mut guards));
             if told.is_none() {
                 parts.truncate(before);
                 parts.push(mapping.range);
             }
         }
-        Self { parts }
+        Self { parts, guards }
     }
 
     /// The parts, by address.
     pub fn parts(&self) -> &[TargetRange] {
         &self.parts
+    }
+
+    /// Guards inside mappings.
+    pub fn guards(&self) -> &[TargetRange] {
+        &self.guards
     }
 
     /// What of a range of writable memory may have been written.
@@ -76,8 +85,21 @@ fn tells(mapping: &Mapping, maps: &[Mapping]) -> bool {
     !mapping.shared && mapping.range.len() <= LARGEST && (mapping.inode == 0 || is_code())
 }
 
-/// Adds the written pages of a mapping; `None` where the kernel does not say.
-fn add_written(pagemap: &File, range: TargetRange, parts: &mut Vec<TargetRange>) -> Option<()> {
+/// Adds a page at the end, to the last range where that is of the same mapping (numbered `first` or more).
+fn join(ranges: &mut Vec<TargetRange>, first: usize, page: TargetRange) {
+    match ranges[first..].last_mut() {
+        Some(last) if last.end == page.start => last.end = page.end,
+        _ => ranges.push(page),
+    }
+}
+
+/// Adds the written pages of a mapping, and its guards; `None` where the kernel does not say.
+fn add_written(
+    pagemap: &File,
+    range: TargetRange,
+    parts: &mut Vec<TargetRange>,
+    guards: &mut Vec<TargetRange>,
+) -> Option<()> {
     let first = parts.len();
     let mut buffer = [0; 8 * ENTRIES];
     let (mut page, end) = (range.start / PAGE, range.end / PAGE);
@@ -89,12 +111,11 @@ fn add_written(pagemap: &File, range: TargetRange, parts: &mut Vec<TargetRange>)
         }
         for entry in buffer[..got].as_chunks().0 {
             let entry = u64::from_le_bytes(*entry);
-            if entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT {
-                let (start, stop) = (page * PAGE, page * PAGE + PAGE);
-                match parts[first..].last_mut() {
-                    Some(last) if last.end == start => last.end = stop,
-                    _ => parts.push(TargetRange { start, end: stop }),
-                }
+            let one = TargetRange { start: page * PAGE, end: page * PAGE + PAGE };
+            if entry & GUARD != 0 {
+                join(guards, 0, one);
+            } else if entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT {
+                join(parts, first, one);
             }
             page += 1;
         }
@@ -132,6 +153,27 @@ mod tests {
         assert_eq!(parts, [TargetRange { start: page(3).start, end: page(4).end }, page(70)]);
         let inside = TargetRange { start: page(4).start + 24, end: page(4).start + 40 };
         assert_eq!(parts_of(inside), [inside]);
+    }
+
+    #[test]
+    fn guards_are_told_where_the_kernel_has_them() {
+        const MADV_GUARD_INSTALL: i32 = 102;
+        let mut map = MmapOptions::new().len(8 * PAGE as usize).map_anon().expect("memory");
+        map.fill(1);
+        let start = map.as_ptr() as u64;
+        let guard = TargetRange { start: start + 2 * PAGE, end: start + 4 * PAGE };
+        // SAFETY: inside the mapping; what is guarded is not touched again.
+        let done = unsafe { libc::madvise(guard.start as *mut _, guard.len() as usize, MADV_GUARD_INSTALL) };
+        if done != 0 {
+            assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL), "a kernel before 6.13");
+            return;
+        }
+        let maps = maps::read_maps(std::process::id() as i32).expect("the mappings");
+        let touched = Touched::read(std::process::id() as i32, &maps, &[]);
+        let all = TargetRange { start, end: start + 8 * PAGE };
+        let rest = [TargetRange { start, end: guard.start }, TargetRange { start: guard.end, end: all.end }];
+        assert_eq!(touched.within(all).collect::<Vec<_>>(), rest);
+        assert!(touched.guards().contains(&guard), "{:?}", touched.guards());
     }
 
     #[test]
