@@ -8,7 +8,7 @@
 //!             analyzer ──────────────────────▶ tracer
 //! ```
 //! It reads no events and no memory of a target: there is little that could end it. The analyzer keeps what it knows in the sessions'
-//! vaults ([`crate::session::vault`]); a report is the keeper's before its process is let go. So an analyzer may be killed at any moment.
+//! vaults ([`crate::session::vault`]), what a check found included before its process is let go. So an analyzer may be killed at any moment.
 //! Where it dies again and again without any progress, the sessions are given up and reported as such.
 
 pub mod message;
