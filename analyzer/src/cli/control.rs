@@ -20,8 +20,12 @@ const PREFIX: &str = "avleak-of-";
 const LONGEST_QUESTION: u64 = 4096;
 /// How long whoever opens the door may take to ask.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an analyzer may take to say that it has understood.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may take: the largest processes take seconds.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(300);
+/// The line by which an analyzer says that it has understood.
+const UNDERSTOOD: &str = "understood\n";
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,7 +124,10 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
     let mut line = String::new();
     BufReader::new((&connection).take(LONGEST_QUESTION)).read_line(&mut line).ok()?;
     match serde_json::from_str(&line) {
-        Ok(question) => Some(Asked { question, connection }),
+        Ok(question) => {
+            (&connection).write_all(UNDERSTOOD.as_bytes()).ok()?;
+            Some(Asked { question, connection })
+        }
         Err(error) => {
             let question = Question { level: Level::Normal, hold_s: 0.0, increased: false };
             let text =
@@ -144,13 +151,23 @@ pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
     if peer != 0 && peer != own && owner(pid) != Some(peer) {
         return Err(format!("who answers for pid {pid} is user {peer}, who has nothing to do with it: not asked"));
     }
-    let _ = connection.set_read_timeout(Some(ANSWER_PATIENCE));
     let mut line = serde_json::to_vec(question).map_err(|error| error.to_string())?;
     line.push(b'\n');
+    let _ = connection.set_write_timeout(Some(NOTICE_PATIENCE));
+    let _ = connection.set_read_timeout(Some(NOTICE_PATIENCE));
     // Who refuses may have answered and gone before it was asked.
     let written = connection.write_all(&line);
+    let mut reader = BufReader::new(&connection);
     let mut text = String::new();
-    let read = connection.read_to_string(&mut text);
+    let mut read = reader.read_line(&mut text);
+    if read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+        return Err(format!("the analyzer of pid {pid} does not answer: is it stopped?"));
+    }
+    if text == UNDERSTOOD {
+        text.clear();
+        let _ = connection.set_read_timeout(Some(ANSWER_PATIENCE));
+        read = reader.read_to_string(&mut text);
+    }
     if text.is_empty() {
         written.map_err(cannot)?;
         read.map_err(cannot)?;
@@ -212,6 +229,15 @@ pub fn all() -> Result<Vec<i32>, String> {
 mod tests {
     use super::*;
     use crate::report::sample;
+
+    /// As of an analyzer that was stopped: connections come, and nobody takes them.
+    #[test]
+    fn who_does_not_answer_is_not_waited_for_long() {
+        let pid = -(std::process::id() as i32) - 1;
+        let _listener = UnixListener::bind_addr(&address(pid).unwrap()).unwrap();
+        let question = Question { level: Level::Normal, hold_s: 0.0, increased: false };
+        assert_eq!(ask(pid, &question), Err(format!("the analyzer of pid {pid} does not answer: is it stopped?")));
+    }
 
     #[test]
     fn who_asks_is_answered_until_the_door_is_closed() {

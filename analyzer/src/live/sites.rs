@@ -197,9 +197,9 @@ impl FreeSites {
         self.made.iter().map(|made| (made.stack, made.count)).filter(|&(_, count)| count > 0)
     }
 
-    /// Every pair of stacks: made, freed.
+    /// Every pair of stacks on which an object was made and died: made, freed. (A sum that is still 0 makes a place, too.)
     pub fn all(&self) -> impl Iterator<Item = (u32, u32, &Site)> {
-        self.sites.iter().map(|(made, freed, site)| (*made, *freed, site))
+        self.sites.iter().filter(|(_, _, site)| site.count > 0).map(|(made, freed, site)| (*made, *freed, site))
     }
 }
 
@@ -266,5 +266,14 @@ mod tests {
         }
         assert_eq!(sites.all().count(), 200);
         assert!(sites.all().all(|(_, _, site)| site.count == 3 && site.median() == 1));
+    }
+
+    #[test]
+    fn a_pair_without_a_death_is_none() {
+        let mut sites = FreeSites::default();
+        sites.died_more(1, 2, 0);
+        assert_eq!(sites.all().count(), 0);
+        sites.died_more(1, 2, 3);
+        assert_eq!(sites.all().map(|(made, freed, site)| (made, freed, site.count)).collect::<Vec<_>>(), [(1, 2, 3)]);
     }
 }

@@ -3,7 +3,7 @@
 //! * **Nothing**: the address of the chunk header behind a block, which glibc's bins and its top pointer hold. Where a
 //!   block's last eight bytes lie in the next chunk's `prev_size` field, that header's address lies inside the block.
 //! * **A start pointer's worth, by type**: AVFrame.data into its buffer, AVBufferRef to the AVBuffer inside a pool entry
-//!   (avutil ≥ 57), AVBuffer.data aligned within its payload.
+//!   (avutil ≥ 57), AVBuffer.data aligned within its payload, an object of AVRefStruct behind its count.
 //! * **A start pointer's worth, by Valgrind's heuristics** (memcheck/mc_leakcheck.c, `heuristic_reachedness`; the default
 //!   set): `std::string` of the old ABI, an array of `new[]` with its count, a length before the bytes (sqlite), and the
 //!   second base of a C++ object. These read the block, so they are asked late, in batches, and only for blocks that
@@ -32,7 +32,9 @@ pub(super) enum Worth {
 
 /// Judges `word`, which leads behind the start of `target` and was found in a block of kind `source` (`None`: in a root).
 pub(super) fn worth(source: Option<ObjectKind>, word: u64, target: &Block) -> Worth {
-    if Some(word) == next_chunk_header(target) {
+    if target.kind == ObjectKind::LibavBlock && COUNTS.contains(&word.wrapping_sub(target.start)) {
+        Worth::Start
+    } else if Some(word) == next_chunk_header(target) {
         Worth::Nothing
     } else if source.is_some_and(|source| is_typed(source, target.kind)) {
         Worth::Start
@@ -40,6 +42,10 @@ pub(super) fn worth(source: Option<ObjectKind>, word: u64, target: &Block) -> Wo
         Worth::Interior
     }
 }
+
+/// What lies before an object of AVRefStruct, by the build's alignment: its count (libavutil/refstruct.c, `REFCOUNT_OFFSET`). All pointers to
+/// such an object lead behind it; and where it holds no more than one pointer, that is where the next chunk's header lies too.
+const COUNTS: [u64; 2] = [32, 64];
 
 /// Objects of kind `source` hold pointers into the middle of `target`s as a rule.
 fn is_typed(source: ObjectKind, target: ObjectKind) -> bool {

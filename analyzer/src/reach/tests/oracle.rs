@@ -25,6 +25,9 @@ fn edge(kind: Option<ObjectKind>, word: u64, to: &Block) -> Option<bool> {
     if word < to.start || word >= to.start + to.size {
         return None;
     }
+    if to.kind == ObjectKind::LibavBlock && (word == to.start + 32 || word == to.start + 64) {
+        return Some(true);
+    }
     let mut chunk = (to.size + 8).div_ceil(16) * 16;
     if chunk < 32 {
         chunk = 32;

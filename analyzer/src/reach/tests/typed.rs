@@ -11,7 +11,7 @@ const ROOT: u64 = 0x60_0000;
 /// The class of a `target` of 64 bytes to whose middle a reachable `source` points.
 fn class(source: ObjectKind, target: ObjectKind) -> Class {
     let mut world = World::default();
-    world.block(A, source, &[0, B + 32, 0, 0]);
+    world.block(A, source, &[0, B + 40, 0, 0]);
     world.block(B, target, &[0; 8]);
     world.root(ROOT, &[A]);
     world.check().class(1)
@@ -81,6 +81,22 @@ fn the_next_chunks_header_is_no_pointer() {
             assert_eq!(world.check().class(0), expected, "{size} bytes, pointer to {offset}");
         }
     }
+}
+
+#[test]
+fn objects_behind_their_counts_are_held() {
+    // An item of FFmpeg 9's AVContainerFifo: a count of 64 bytes, then a pointer to a packet. 64 bytes behind it, the next chunk begins.
+    let mut world = World::default();
+    let mut words = [0; 9];
+    words[8] = B;
+    let item = world.block(A, LibavBlock, &words);
+    let packet = world.block(B, Packet, &[0; 13]);
+    world.root(ROOT, &[A + 64]);
+    assert_eq!(world.check().classes(), [StillReachable; 2]);
+    world.memory.insert_words(ROOT, &[A + 56]);
+    assert_eq!((world.check().class(item), world.check().class(packet)), (PossiblyLost, PossiblyLost));
+    world.memory.insert_words(ROOT, &[0]);
+    assert_eq!((world.check().class(item), world.check().class(packet)), (DefinitelyLost, IndirectlyLost));
 }
 
 #[test]
