@@ -107,19 +107,22 @@ fn counts(file: &Path) -> Option<(u64, u64)> {
 
 /// A report of a killed process says what its counts say: both threads may have been between a count and the frame.
 fn assert_counted(report: &Value, (made, lost): (u64, u64), moment: u64) {
-    assert_eq!(report["target"]["ended"], serde_json::json!({"signal": 9}), "after {moment} ms: {report:#}");
     if made == 0 {
         // It was killed while it registered: perhaps before it was traced.
         assert_ne!(report["verdict"], "clean", "after {moment} ms: {report:#}");
         return;
     }
+    assert_eq!(report["target"]["ended"], serde_json::json!({"signal": 9}), "after {moment} ms: {report:#}");
     let observed = &report["observed"];
     assert_eq!(number(&observed["events_dropped"]), 0, "after {moment} ms");
     let frames = number(&observed["frames_allocated"]);
     assert!((made..=made + 2).contains(&frames), "after {moment} ms: {frames} frames, {made} made");
     let class = |name: &str| number(&report["totals"][name]["frames"]);
-    let found = class("definitely_lost");
-    assert_eq!(number(&report["leaks"]["frames"]), found, "after {moment} ms");
+    let (definitely, possibly) = (class("definitely_lost"), class("possibly_lost"));
+    assert_eq!(number(&report["leaks"]["frames"]), definitely, "after {moment} ms");
+    // What the heap held before FFmpeg's first use is not known, and now and then leads into the middle of three or four frames.
+    assert!(possibly <= 8, "after {moment} ms: {report:#}");
+    let found = definitely + possibly;
     assert!((lost.saturating_sub(2)..=lost).contains(&found), "after {moment} ms: {found} of {lost} lost\n{report:#}");
     assert_eq!(report["completeness"]["memory"], "ptrace", "after {moment} ms");
 }
