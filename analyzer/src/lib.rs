@@ -10,6 +10,7 @@
 pub mod address;
 pub mod check;
 pub mod cli;
+pub mod fleet;
 pub mod gate;
 pub mod golang;
 pub mod graph;

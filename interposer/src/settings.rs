@@ -255,6 +255,7 @@ impl core::fmt::Display for Valid {
                 Ok(())
             }
             Values::Path => f.write_str("a path"),
+            Values::Name => f.write_str("a name"),
             Values::Number(limit) => write!(f, "a number from 0 to {limit}"),
         }
     }

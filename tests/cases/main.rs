@@ -8,6 +8,7 @@ mod errors;
 mod exits;
 mod faults;
 mod ffmpeg;
+mod fleet;
 mod formats;
 mod gate;
 mod golang;

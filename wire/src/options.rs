@@ -18,12 +18,14 @@ pub enum Values {
     Words(&'static [&'static str]),
     /// A path; `:` cannot be part of it.
     Path,
+    /// A word of yours; `:` cannot be part of it.
+    Name,
     /// A decimal number up to this.
     Number(u32),
 }
 
 /// Every valid key.
-pub const KEYS: [OptionKey; 6] = [
+pub const KEYS: [OptionKey; 7] = [
     OptionKey {
         key: "report_dir",
         values: Values::Path,
@@ -40,6 +42,11 @@ pub const KEYS: [OptionKey; 6] = [
         key: "verify",
         values: Values::Words(&["0", "1"]),
         help: "1: unwind every stack twice, by framehop and by the backtrace crate, and count differences (slow)",
+    },
+    OptionKey {
+        key: "service",
+        values: Values::Name,
+        help: "what the process is part of, for reports of many machines; default: OTEL_SERVICE_NAME, or its systemd unit",
     },
     OptionKey { key: "patience_ms", values: Values::Number(60_000), help: "longest wait for a full ring; default: 50" },
 ];
@@ -63,7 +70,7 @@ pub fn parse<'a>(text: &'a str, mut take: impl FnMut(&'static str, &'a str), mut
         };
         let valid = match known.values {
             Values::Words(words) => words.contains(&value),
-            Values::Path => !value.is_empty(),
+            Values::Path | Values::Name => !value.is_empty(),
             Values::Number(limit) => value.parse::<u32>().is_ok_and(|number| number <= limit),
         };
         if valid { take(known.key, value) } else { complain(Problem::BadValue(known, value)) }

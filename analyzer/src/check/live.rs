@@ -32,6 +32,7 @@ use crate::kind::ObjectKind;
 use crate::live::LiveBlock;
 use crate::reach::{self, Control, RootBlock};
 use crate::report::model::{Check, Class, Level, MemoryMeans, Report};
+use crate::report::origin::Origin;
 use crate::session::drain::{Drained, Inquirer};
 use crate::session::types::StackTypes;
 use crate::target::maps::{self, Mapping};
@@ -66,6 +67,8 @@ pub struct LiveSubject {
     pub exe: String,
     /// Its command line.
     pub argv: Vec<String>,
+    /// Host, service, build.
+    pub origin: Origin,
     /// What was writable when it registered, ascending.
     pub writable_before: Vec<TargetRange>,
     /// Why it is not traced; `None` where it is.
@@ -251,6 +254,7 @@ pub fn run(subject: LiveSubject, mut types: StackTypes, order: &LiveOrder<'_>) -
         pid: subject.pid,
         exe: subject.exe.clone(),
         argv: subject.argv.clone(),
+        origin: subject.origin.clone(),
         ended: None,
         drained,
         reach: Reach::Gone(String::new()),

@@ -31,6 +31,7 @@ use crate::live::LiveBlock;
 use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
 use crate::report::golang::Go;
 use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target};
+use crate::report::origin::Origin;
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
 use crate::target::maps::{self, Mapping};
@@ -49,6 +50,8 @@ pub struct Subject {
     pub exe: String,
     /// Its command line.
     pub argv: Vec<String>,
+    /// Host, service, build.
+    pub origin: Origin,
     /// How it ended, where known.
     pub ended: Option<Ended>,
     /// What its session brought together.
@@ -296,6 +299,7 @@ fn conclude(subject: &mut Subject, level: Level, names_peaks: bool, found: Found
             ended: subject.ended,
             started: time(SystemTime::UNIX_EPOCH + Duration::from_nanos(drained.armed_realtime_ns)),
             duration_s: duration,
+            origin: std::mem::take(&mut subject.origin),
         },
         observed,
         leaks: found.leaks,

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod gate_options;
 pub mod linked_in;
 pub mod man;
+pub mod merge;
 mod observe;
 mod only;
 pub mod outputs;
@@ -38,10 +39,12 @@ enum Command {
     Report(report::ReportArgs),
     Baseline(baseline::BaselineArgs),
     Diff(diff::DiffArgs),
+    Merge(merge::MergeArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
+    #[command(hide = true)]
     Analyze(analyze::AnalyzeArgs),
 }
 
@@ -55,6 +58,7 @@ pub fn main() -> i32 {
         Command::Report(arguments) => report::run(&arguments),
         Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
         Command::Analyze(arguments) => analyze::run(&arguments),

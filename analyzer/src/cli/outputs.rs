@@ -30,6 +30,9 @@ pub struct Outputs {
     /// All groups as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// One JSON object a line, for each process and each of its groups, for DuckDB, ClickHouse and others
+    #[arg(long, value_name = "FILE")]
+    pub ndjson: Option<PathBuf>,
     /// JUnit XML, for Jenkins, GitLab and other CI servers
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
@@ -81,6 +84,7 @@ impl Outputs {
             Format::Flamegraph => &self.flamegraph,
             Format::Folded => &self.folded,
             Format::Csv => &self.csv,
+            Format::Ndjson => &self.ndjson,
             Format::Junit => &self.junit,
             Format::Sarif => &self.sarif,
             Format::Markdown => &self.markdown,

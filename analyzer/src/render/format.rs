@@ -2,7 +2,7 @@
 
 use super::folded::{self, Weight};
 use super::load::AnyReport;
-use super::{csv, flamegraph, html, json, junit, markdown, pprof, sarif};
+use super::{csv, flamegraph, html, json, junit, markdown, ndjson, pprof, sarif};
 use crate::report::model::{Frame, Group};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ pub enum Format {
     Folded,
     /// RFC 4180.
     Csv,
+    /// One JSON object a line.
+    Ndjson,
     /// JUnit XML.
     Junit,
     /// SARIF 2.1.0.
@@ -42,13 +44,14 @@ pub struct RenderOptions {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Html,
         Self::Json,
         Self::Pprof,
         Self::Flamegraph,
         Self::Folded,
         Self::Csv,
+        Self::Ndjson,
         Self::Junit,
         Self::Sarif,
         Self::Markdown,
@@ -63,6 +66,7 @@ impl Format {
             Self::Flamegraph => "flamegraph",
             Self::Folded => "folded",
             Self::Csv => "csv",
+            Self::Ndjson => "ndjson",
             Self::Junit => "junit",
             Self::Sarif => "sarif",
             Self::Markdown => "markdown",
@@ -78,6 +82,7 @@ impl Format {
             Self::Flamegraph => "svg",
             Self::Folded => "folded",
             Self::Csv => "csv",
+            Self::Ndjson => "ndjson",
             Self::Junit => "xml",
             Self::Sarif => "sarif",
             Self::Markdown => "md",
@@ -105,6 +110,7 @@ impl Format {
             Self::Flamegraph => flamegraph::of_report(report, weight()).into_bytes(),
             Self::Folded => folded::folded(report, weight()).into_bytes(),
             Self::Csv => csv::csv(report),
+            Self::Ndjson => ndjson::ndjson(report),
             Self::Junit => junit::junit(&below(report, options)),
             Self::Sarif => sarif::sarif(&below(report, options), options.source_root.as_deref()),
             Self::Markdown => markdown::markdown(&below(report, options)).into_bytes(),

@@ -165,7 +165,7 @@ fn the_empty_and_the_smallest_report_have_every_form() {
     for report in [AnyReport::Process(Box::new(bare)), AnyReport::Run(Box::new(nobody))] {
         for format in Format::ALL {
             let bytes = format.render(&report, &RenderOptions::default());
-            assert!(!bytes.is_empty() || format == Format::Folded, "{}", format.name());
+            assert!(!bytes.is_empty() || [Format::Folded, Format::Ndjson].contains(&format), "{}", format.name());
         }
     }
 }

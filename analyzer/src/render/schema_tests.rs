@@ -59,6 +59,8 @@ fn every_field_is_required_or_known_to_be_optional_and_has_a_type() {
         "peak_frames",
         "peak_payload",
         "build_id",
+        "host",
+        "service",
         "suppressed_by",
         "baseline",
         "moved_from",

@@ -5,6 +5,7 @@ pub mod gated;
 pub mod golang;
 pub mod groups;
 pub mod model;
+pub mod origin;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod timeline;

@@ -91,6 +91,9 @@ pub struct Target {
     pub started: String,
     /// From arming to the check, seconds.
     pub duration_s: f64,
+    /// Host, service, build.
+    #[serde(flatten)]
+    pub origin: super::origin::Origin,
 }
 
 /// How a process ended.

@@ -4,6 +4,7 @@ use super::gated::{BaselineStatus, BaselineSummary, Gate, GoneGroup, InBaseline,
 use super::golang::{Go, GoRuntime, GoroutineGroup};
 use super::groups::{self, GroupId};
 use super::model::*;
+use super::origin::Origin;
 use super::timeline::{Peak, PeakStack, Sample, Span, Timeline};
 use super::verdict;
 
@@ -287,6 +288,11 @@ fn report(
             ended: Some(Ended::Exit(0)),
             started: "2025-03-01T12:00:00Z".to_string(),
             duration_s: 843.7,
+            origin: Origin {
+                host: Some("edge-7".to_string()),
+                service: Some("live".to_string()),
+                build_id: Some("9f8e7d6c5b4a39281706f5e4d3c2b1a098765432".to_string()),
+            },
         },
         observed,
         leaks,

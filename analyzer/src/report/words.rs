@@ -21,6 +21,11 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{s}", grouped(number))
 }
 
+/// `1 process`, `1,000 processes`.
+pub fn processes(number: u64) -> String {
+    if number == 1 { "1 process".to_string() } else { format!("{} processes", grouped(number)) }
+}
+
 /// `30 AVFrame`, `1 block`, `2 blocks`: C types keep their name, other words take an s.
 pub fn objects(number: u64, object: &str) -> String {
     let s = if number != 1 && object.ends_with("block") { "s" } else { "" };

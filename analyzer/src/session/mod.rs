@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod drain;
+pub mod origin;
 pub mod segment;
 pub mod server;
 pub mod timeline;

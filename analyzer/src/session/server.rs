@@ -21,9 +21,11 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde::{Deserialize, Serialize};
 
 use super::drain::Drain;
+use super::origin;
 use super::segment::{Segment, SegmentError};
 use super::vault::{self, Vault};
 use crate::address::TargetRange;
+use crate::report::origin::Origin;
 
 /// How long a process may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
@@ -70,6 +72,8 @@ pub struct Session {
     pub exe: PathBuf,
     /// Its command line.
     pub argv: Vec<String>,
+    /// Host, service, build.
+    pub origin: Origin,
     /// The target's root folder as seen from here, where it is not ours.
     pub root: Option<PathBuf>,
     /// Why it is not traced; `None` where it is.
@@ -167,6 +171,7 @@ pub fn receive(connection: UnixStream) -> Arrival {
 struct Facts {
     exe: Vec<u8>,
     argv: Vec<String>,
+    origin: Origin,
     root: Option<Vec<u8>>,
     writable_before: Vec<(u64, u64)>,
     untraced: Option<String>,
@@ -196,6 +201,7 @@ impl Facts {
         Self {
             exe: exe.into_os_string().into_vec(),
             argv,
+            origin: origin::of(tid),
             root: foreign_root(tid).map(|root| root.as_os_str().as_bytes().to_vec()),
             writable_before,
             untraced: None,
@@ -242,6 +248,7 @@ pub fn register(registered: Registered, trace: &Trace, traced_before: bool) -> S
         pid,
         exe,
         argv: facts.argv,
+        origin: facts.origin,
         root,
         untraced: facts.untraced,
         pidfd,

@@ -26,6 +26,12 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
+/// The GNU build id of an ELF file, lower-case hex digits; `None` where it has none or is no ELF file.
+pub fn build_id(file: &std::fs::File) -> Option<String> {
+    let identity = elf::identify(file).ok()?;
+    (!identity.build_id.is_empty()).then(|| key::hex(&identity.build_id))
+}
+
 pub use key::{FrameKey, StableHasher};
 pub use symbolizer::Symbolizer;
 pub use table::{Symbol, SymbolTable};

@@ -152,6 +152,7 @@ impl Field {
             pid: tid,
             exe: "hostile".into(),
             argv: vec!["hostile".into()],
+            origin: Default::default(),
             ended: None,
             drained,
             reach,
