@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn any_piece_is_what_the_file_has_there() {
         let mut file = tempfile::tempfile().expect("a file");
-        let bytes: Vec<u8> = (0..70_001u32).map(|at| (at / 7 ^ at) as u8).collect();
+        let bytes: Vec<u8> = (0..70_001u32).map(|at| ((at / 7) ^ at) as u8).collect();
         file.write_all(&bytes).expect("written");
         let mut blocks = Blocks::new(&file);
         for (at, len) in [(0, 64), (69_990, 11), (4_090, 20), (16_000, 5_000), (100, 40_000), (3, 0), (65_536, 4_465)] {
