@@ -36,6 +36,13 @@ impl Stored {
     }
 }
 
+/// A clean process beside the leaking one.
+fn another() -> Report {
+    let mut report = sample::clean();
+    report.target.pid += 1;
+    report
+}
+
 fn elsewhere() -> Report {
     let mut report = sample::leaking();
     report.target.origin.host = Some("edge-9".into());
@@ -44,7 +51,7 @@ fn elsewhere() -> Report {
 
 #[test]
 fn a_folder_is_summed_and_what_is_no_report_is_named() {
-    let stored = Stored::new(&[("a.json", sample::leaking()), ("b.json", elsewhere()), ("c.json", sample::clean())]);
+    let stored = Stored::new(&[("a.json", sample::leaking()), ("b.json", elsewhere()), ("c.json", another())]);
     std::fs::write(stored.folder.path().join("cut.json"), "{\"schema\": \"avleak-re").unwrap();
     std::fs::write(stored.folder.path().join("notes.txt"), "no report").unwrap();
     let file = stored.folder.path().join("sum");
@@ -77,7 +84,7 @@ fn the_exit_status_tells_leaks_from_doubt() {
 
 #[test]
 fn lines_for_databases_have_every_process_and_group() {
-    let stored = Stored::new(&[("a.json", sample::leaking()), ("b.json", sample::clean())]);
+    let stored = Stored::new(&[("a.json", sample::leaking()), ("b.json", another())]);
     let file = stored.folder.path().join("lines");
     let (code, _) = stored.merge(|args| args.ndjson = Some(file.clone()));
     assert_eq!(code, Ok(1));

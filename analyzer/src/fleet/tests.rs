@@ -11,6 +11,13 @@ fn on(host: &str, pid: u32) -> Report {
     report
 }
 
+/// The sample's clean server.
+fn clean(pid: u32) -> Report {
+    let mut report = sample::clean();
+    report.target.pid = pid;
+    report
+}
+
 fn merged(reports: impl IntoIterator<Item = Report>) -> Fleet {
     let mut merger = Merger::default();
     reports.into_iter().for_each(|report| merger.add(AnyReport::Process(Box::new(report))));
@@ -34,7 +41,7 @@ fn the_same_group_is_one_over_machines_and_processes() {
     let one = sample::leaking();
     let mut worse = on("edge-9", 7);
     worse.groups[0].count += 100;
-    let fleet = merged([on("edge-7", 812), on("edge-7", 813), worse, sample::clean()]);
+    let fleet = merged([on("edge-7", 812), on("edge-7", 813), worse, clean(9)]);
     assert_eq!((fleet.processes, fleet.leaking, fleet.hosts.len()), (4, 3, 2));
     let group = &fleet.groups[0];
     assert_eq!((group.count, group.processes, group.hosts), (3 * one.groups[0].count + 100, 3, 2));
