@@ -25,7 +25,7 @@ fn text(format: Format, report: &AnyReport) -> String {
 #[test]
 fn golden_formats() {
     for (name, report) in documents() {
-        for format in [Format::Folded, Format::Csv, Format::Junit, Format::Markdown] {
+        for format in [Format::Folded, Format::Csv, Format::Ndjson, Format::Junit, Format::Markdown] {
             golden(&format!("{name}.{}", format.extension()), &text(format, &report));
         }
         let sarif: serde_json::Value = serde_json::from_str(&text(Format::Sarif, &report)).unwrap();
