@@ -256,6 +256,9 @@ impl core::fmt::Display for Valid {
             }
             Values::Path => f.write_str("a path"),
             Values::Number(limit) => write!(f, "a number from 0 to {limit}"),
+            Values::Count => f.write_str("a number, 1 or more"),
+            Values::Bytes => f.write_str("bytes, such as 100M"),
+            Values::Time => f.write_str("a time from 100ms to 24h, such as 60s"),
         }
     }
 }

@@ -19,6 +19,7 @@ mod linked_in;
 mod live;
 mod loading;
 mod memory;
+mod monitor;
 mod nine;
 mod objects;
 mod oracle;

@@ -20,10 +20,57 @@ pub enum Values {
     Path,
     /// A decimal number up to this.
     Number(u32),
+    /// A decimal number, 1 or more.
+    Count,
+    /// A number of bytes, 1 or more: [`bytes`].
+    Bytes,
+    /// A time: [`milliseconds`], at least [`SHORTEST_MS`] and at most [`LONGEST_MS`].
+    Time,
+}
+
+/// Shortest value of [`Values::Time`], milliseconds.
+pub const SHORTEST_MS: u64 = 100;
+/// Longest value of [`Values::Time`], milliseconds: a day.
+pub const LONGEST_MS: u64 = 86_400_000;
+
+/// `60`, `60s`, `500ms`, `5m`, `1h` as milliseconds, where they are within bounds.
+pub fn milliseconds(text: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(text)?;
+    let unit = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(unit).filter(|ms| (SHORTEST_MS..=LONGEST_MS).contains(ms))
+}
+
+/// `4096`, `64K`, `100M`, `2G` (powers of 1024) as bytes, 1 or more.
+pub fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(text)?;
+    let unit = match unit {
+        "" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit).filter(|&bytes| bytes > 0)
+}
+
+/// A number, 1 or more.
+pub fn count(text: &str) -> Option<u64> {
+    number_and_unit(text).filter(|(number, unit)| *number > 0 && unit.is_empty()).map(|(number, _)| number)
+}
+
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    Some((text[..digits].parse().ok()?, &text[digits..]))
 }
 
 /// Every valid key.
-pub const KEYS: [OptionKey; 6] = [
+pub const KEYS: [OptionKey; 12] = [
     OptionKey {
         key: "report_dir",
         values: Values::Path,
@@ -42,6 +89,20 @@ pub const KEYS: [OptionKey; 6] = [
         help: "1: unwind every stack twice, by framehop and by the backtrace crate, and count differences (slow)",
     },
     OptionKey { key: "patience_ms", values: Values::Number(60_000), help: "longest wait for a full ring; default: 50" },
+    OptionKey {
+        key: "check_interval",
+        values: Values::Time,
+        help: "check the running process so often; default: never",
+    },
+    OptionKey { key: "alert_frames", values: Values::Count, help: "alert once so many frames of a group are lost" },
+    OptionKey { key: "alert_bytes", values: Values::Bytes, help: "alert once lost objects of a group pin so much" },
+    OptionKey {
+        key: "alert_growth",
+        values: Values::Count,
+        help: "alert once a group grows by so many objects an hour",
+    },
+    OptionKey { key: "alert_command", values: Values::Path, help: "program to start at an alert, without arguments" },
+    OptionKey { key: "alert_file", values: Values::Path, help: "file to which each alert adds a line of JSON" },
 ];
 
 /// What is wrong with one item.
@@ -65,6 +126,9 @@ pub fn parse<'a>(text: &'a str, mut take: impl FnMut(&'static str, &'a str), mut
             Values::Words(words) => words.contains(&value),
             Values::Path => !value.is_empty(),
             Values::Number(limit) => value.parse::<u32>().is_ok_and(|number| number <= limit),
+            Values::Count => count(value).is_some(),
+            Values::Bytes => bytes(value).is_some(),
+            Values::Time => milliseconds(value).is_some(),
         };
         if valid { take(known.key, value) } else { complain(Problem::BadValue(known, value)) }
     }
@@ -89,5 +153,18 @@ mod tests {
         assert!(matches!(bad[1], Problem::BadValue(key, "yes") if key.key == "quiet"));
         assert!(matches!(bad[2], Problem::BadValue(key, "") if key.key == "verify"));
         assert!(matches!(bad[3], Problem::BadValue(key, "70000") if key.key == "patience_ms"));
+    }
+
+    #[test]
+    fn times_and_sizes() {
+        let times = [("60", 60_000), ("60s", 60_000), ("100ms", 100), ("5m", 300_000), ("24h", LONGEST_MS)];
+        assert!(times.iter().all(|(text, ms)| milliseconds(text) == Some(*ms)));
+        let wrong =
+            ["", "s", "0", "99ms", "25h", "1d", "1.5s", "-1", "1 s", "99999999999999999999", "18446744073709551615h"];
+        assert!(wrong.iter().all(|text| milliseconds(text).is_none()));
+        let sizes = [("1", 1), ("64K", 65_536), ("100M", 100 << 20), ("2GiB", 2 << 30)];
+        assert!(sizes.iter().all(|(text, expected)| bytes(text) == Some(*expected)));
+        assert!(["", "0", "M", "1T", "1.5M", "18446744073709551615G"].iter().all(|text| bytes(text).is_none()));
+        assert_eq!((count("10"), count("0"), count("10x"), count("")), (Some(10), None, None, None));
     }
 }

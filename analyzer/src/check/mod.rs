@@ -1,12 +1,13 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
-//! [`roots`] says where the search begins, [`heap`] what the allocator holds free there, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
+//! [`live`] checks a process that runs on, [`inspector`] does so one at a time; [`roots`] says where the search begins, [`heap`] what the allocator holds free there, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod copy;
 mod go;
 mod grouping;
 mod heap;
+pub mod inspector;
 pub mod live;
 mod modules;
 mod roots;

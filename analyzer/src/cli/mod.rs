@@ -9,6 +9,7 @@ pub mod diff;
 pub mod gate_options;
 pub mod linked_in;
 pub mod man;
+mod monitor_options;
 mod observe;
 mod only;
 pub mod outputs;

@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select};
 
+use super::gate_options::GateOptions;
 use super::linked_in;
 use super::only::OnlyArgs;
 use super::preflight::{self, Preflight};
 use super::python::{self, PythonArgs};
+use super::serve;
 use super::supervise::{Supervisor, SupervisorEvent};
 use crate::gate::apply::Rules;
 use crate::keeper::{Keeper, KeeperOptions};
+use crate::monitor::settings::Wishes;
 use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
 use crate::report::verdict;
 
@@ -44,6 +47,10 @@ pub struct Order<'a> {
     pub python: PythonArgs,
     /// Which of its programs to watch.
     pub only: &'a OnlyArgs,
+    /// How processes are checked while they run on, before what AVLEAK_OPTIONS say.
+    pub monitor: &'a Wishes,
+    /// What such checks let through.
+    pub gate: &'a GateOptions,
 }
 
 /// What was seen of a command that has ended.
@@ -113,13 +120,14 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         Preflight::Refused { message, .. } => return Err(message),
     };
     let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
-    let options = super::serve::Options::from_environment();
+    let options = serve::Options::from_environment();
     let mut keeper = Keeper::start(&KeeperOptions {
         level: order.level,
         quiet: order.quiet,
         names_peaks: order.files,
         traces: options.ptrace,
         patience: PATIENCE,
+        monitor: serve::monitored(order.monitor.clone().or(options.monitor), &options.report_dir, order.gate),
     })?;
     let socket = keeper.listen().map_err(|error| error.to_string())?;
     let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
@@ -196,6 +204,7 @@ fn follow(keeper: &mut Keeper, supervisor: &Supervisor, marks: (&str, &OnlyArgs)
     let mut told = false;
     let (mut survivors, mut dormant, mut given_up) = (Vec::new(), Vec::new(), false);
     loop {
+        keeper.lines.drain(..).for_each(|line| say(&line));
         if supervised.is_none() && keeper.is_idle() {
             // What registered in the very last moment is in the channel by now.
             if let Ok(one) = news.try_recv() {

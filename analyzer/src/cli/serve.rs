@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use avleak_wire::options::{self, KEYS};
 use avleak_wire::registration::PATIENCE_MS;
 
 use super::gate_options::GateOptions;
+use crate::keeper::message::Monitored;
 use crate::keeper::{Keeper, KeeperOptions, News};
+use crate::monitor::settings::Wishes;
 use crate::render::json;
 use crate::report::model::{Level, Report, Verdict};
 use crate::report::verdict::EXIT_AVLEAK;
@@ -35,6 +37,8 @@ pub struct Options {
     pub quiet: bool,
     /// Trace the process.
     pub ptrace: bool,
+    /// Check it while it runs on.
+    pub monitor: Wishes,
 }
 
 /// The folder in which the program was started: it may have moved since (a daemon goes to `/`).
@@ -50,7 +54,14 @@ impl Options {
     }
 
     fn parse(text: &str) -> Self {
-        let mut options = Self { report_dir: working_folder(), level: Level::Normal, quiet: false, ptrace: true };
+        let folder = working_folder();
+        let mut options = Self {
+            report_dir: folder.clone(),
+            level: Level::Normal,
+            quiet: false,
+            ptrace: true,
+            monitor: Wishes::default(),
+        };
         let take = |key: &'static str, value: &str| match key {
             "report_dir" => options.report_dir = options.report_dir.join(value),
             "level" => {
@@ -62,12 +73,26 @@ impl Options {
             }
             "quiet" => options.quiet = value == "1",
             "ptrace" => options.ptrace = value == "1",
+            "check_interval" => options.monitor.interval_ms = options::milliseconds(value),
+            "alert_frames" => options.monitor.frames = options::count(value),
+            "alert_bytes" => options.monitor.bytes = options::bytes(value),
+            "alert_growth" => options.monitor.growth = options::count(value),
+            // A name alone is looked for in PATH.
+            "alert_command" if !value.contains('/') => options.monitor.command = Some(value.into()),
+            "alert_command" => options.monitor.command = folder.join(value).to_str().map(Into::into),
+            "alert_file" => options.monitor.file = folder.join(value).to_str().map(Into::into),
             // The interposer's.
             _ => debug_assert!(KEYS.iter().any(|known| known.key == key)),
         };
         options::parse(text, take, |_| ());
         options
     }
+}
+
+/// What the keeper is told of monitoring; `None`: none is wished for. `folder`: for what has no other place.
+pub fn monitored(wishes: Wishes, folder: &Path, let_through: &GateOptions) -> Option<Monitored> {
+    let settings = wishes.settle(&folder.to_string_lossy())?;
+    Some(Monitored { settings, let_through: let_through.into() })
 }
 
 /// Runs the subcommand; returns the exit status, which nobody waits for.
@@ -95,6 +120,7 @@ pub fn run(args: &ServeArgs) -> i32 {
         names_peaks: true,
         traces: options.ptrace,
         patience: Duration::from_millis(PATIENCE_MS),
+        monitor: monitored(options.monitor.clone(), &options.report_dir, &GateOptions::default()),
     };
     let mut keeper = match Keeper::start(&options_of_keeper) {
         Ok(keeper) => keeper,
@@ -108,6 +134,9 @@ pub fn run(args: &ServeArgs) -> i32 {
     while !keeper.is_idle() {
         if let Ok(one) = news.recv() {
             keeper.on(one);
+        }
+        for line in keeper.lines.drain(..).filter(|_| !options.quiet) {
+            say(&line);
         }
     }
     for line in &keeper.refusals {
@@ -167,5 +196,23 @@ mod tests {
         let options = Options::parse("report_dir=/var/log/avleak:level=draconian:quiet=1:ptrace=0:nonsense=3");
         assert_eq!(options.report_dir, PathBuf::from("/var/log/avleak"));
         assert_eq!((options.level, options.quiet, options.ptrace), (Level::Draconian, true, false));
+        assert_eq!(options.monitor, Wishes::default());
+    }
+
+    #[test]
+    fn monitoring_is_read_too() {
+        let options =
+            Options::parse("check_interval=5m:alert_bytes=1G:alert_growth=0:alert_command=notify:alert_file=/log/a");
+        let expected = Wishes {
+            interval_ms: Some(300_000),
+            bytes: Some(1 << 30),
+            command: Some("notify".into()),
+            file: Some("/log/a".into()),
+            ..Wishes::default()
+        };
+        assert_eq!(options.monitor, expected);
+        let settings =
+            monitored(options.monitor, Path::new("/log"), &GateOptions::default()).expect("settings").settings;
+        assert_eq!((settings.file.as_str(), settings.growth), ("/log/a", None));
     }
 }

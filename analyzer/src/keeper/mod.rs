@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use self::message::{FromAnalyzer, Setup, ToAnalyzer};
+use self::message::{FromAnalyzer, Monitored, Setup, ToAnalyzer};
 use crate::report::model::{Level, Report};
 use crate::session::server::{self, Arrival, Arrived, ServerError};
 use crate::session::vault;
@@ -66,12 +66,16 @@ pub struct KeeperOptions {
     pub traces: bool,
     /// How long a process may have to wait until it is traced.
     pub patience: Duration,
+    /// How processes are checked while they run on.
+    pub monitor: Option<Monitored>,
 }
 
 struct Kept {
     arrived: Arrived,
     title: String,
     vault: Option<OwnedFd>,
+    /// What its monitor knows.
+    monitor: Option<OwnedFd>,
     /// It was registered with the present tracer.
     traced: bool,
     checking_since: Option<Instant>,
@@ -99,6 +103,8 @@ pub struct Keeper {
     pub reports: Vec<Report>,
     /// One line each: what could not be watched.
     pub refusals: Vec<String>,
+    /// What is to be said now.
+    pub lines: Vec<String>,
     /// How often an analyzer was started in place of one that had died, and by what signal the last one had.
     pub restarts: (u64, Option<i32>),
     sender: Sender<News>,
@@ -131,6 +137,7 @@ impl Keeper {
             names_peaks: options.names_peaks,
             untraced,
             patience_ms: options.patience.as_millis() as u64,
+            monitor: options.monitor.clone(),
         };
         let mut keeper = Self {
             setup,
@@ -143,6 +150,7 @@ impl Keeper {
             gave_up: false,
             reports: Vec::new(),
             refusals: Vec::new(),
+            lines: Vec::new(),
             restarts: (0, None),
             sender,
             news,
@@ -224,7 +232,7 @@ impl Keeper {
         let title = format!("{name} (pid {})", arrived.pid);
         // Without one, another analyzer would begin with nothing, and say so.
         let vault = vault::create().ok();
-        let kept = Kept { arrived, title, vault, traced: false, checking_since: None, deaths: 0 };
+        let kept = Kept { arrived, title, vault, monitor: None, traced: false, checking_since: None, deaths: 0 };
         if self.analyzer.is_none() {
             self.reports.push(broken(
                 &kept,
@@ -240,11 +248,11 @@ impl Keeper {
     fn register(&self, number: u64) {
         let Some(kept) = self.sessions.get(&number) else { return };
         let Arrived { pid, connection, segment, pidfd } = &kept.arrived;
-        let has_vault = kept.vault.is_some();
-        let optional = [kept.vault.as_ref(), pidfd.as_ref()].into_iter().flatten();
+        let (has_vault, has_monitor) = (kept.vault.is_some(), kept.monitor.is_some());
+        let optional = [kept.vault.as_ref(), kept.monitor.as_ref(), pidfd.as_ref()].into_iter().flatten();
         let descriptors: Vec<BorrowedFd<'_>> =
             [connection.as_fd(), segment.as_fd()].into_iter().chain(optional.map(AsFd::as_fd)).collect();
-        let message = ToAnalyzer::Register { number, pid: *pid, has_vault, traced_before: kept.traced };
+        let message = ToAnalyzer::Register { number, pid: *pid, has_vault, has_monitor, traced_before: kept.traced };
         self.say(&message, &descriptors);
     }
 
@@ -288,7 +296,13 @@ impl Keeper {
             FromAnalyzer::Refused { number } => {
                 self.sessions.remove(&number);
             }
+            FromAnalyzer::Monitored { number } => {
+                if let Some(kept) = self.sessions.get_mut(&number) {
+                    kept.monitor = descriptors.into_iter().next();
+                }
+            }
             FromAnalyzer::Say(line) => self.refusals.push(line),
+            FromAnalyzer::SayNow(line) => self.lines.push(line),
         }
     }
 
