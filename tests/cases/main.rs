@@ -15,6 +15,7 @@ mod hosts;
 mod hosts_allocators;
 mod hosts_children;
 mod html;
+mod http;
 mod linked_in;
 mod live;
 mod loading;

@@ -1,5 +1,7 @@
 //! `AVLEAK_OPTIONS`: the keys that both ends read, `key=value` joined by `:` as in LSAN_OPTIONS.
 
+use core::net::SocketAddr;
+
 /// One valid key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionKey {
@@ -24,6 +26,8 @@ pub enum Values {
     Count,
     /// A number of bytes, 1 or more: [`bytes`].
     Bytes,
+    /// An address with a port: [`address`]. Its colons are no end.
+    Address,
     /// A time: [`milliseconds`], at least [`SHORTEST_MS`] and at most [`LONGEST_MS`].
     Time,
 }
@@ -70,7 +74,7 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Every valid key.
-pub const KEYS: [OptionKey; 12] = [
+pub const KEYS: [OptionKey; 14] = [
     OptionKey {
         key: "report_dir",
         values: Values::Path,
@@ -103,6 +107,8 @@ pub const KEYS: [OptionKey; 12] = [
     },
     OptionKey { key: "alert_command", values: Values::Path, help: "program to start at an alert, without arguments" },
     OptionKey { key: "alert_file", values: Values::Path, help: "file to which each alert adds a line of JSON" },
+    OptionKey { key: "http", values: Values::Address, help: "tell of the process over HTTP, at this address" },
+    OptionKey { key: "http_token_file", values: Values::Path, help: "file with the token that requests have to show" },
 ];
 
 /// What is wrong with one item.
@@ -114,9 +120,43 @@ pub enum Problem<'a> {
     BadValue(&'a OptionKey, &'a str),
 }
 
+/// `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`.
+pub fn address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
+        None => text.parse().ok(),
+    }
+}
+
+/// The first item of `text`, and what is behind it.
+fn split(text: &str) -> (&str, &str) {
+    let plain = text.find(':').unwrap_or(text.len());
+    let is_address = |known: &&OptionKey| known.values == Values::Address;
+    let of_address = KEYS.iter().filter(is_address).find_map(|known| text.strip_prefix(known.key)?.strip_prefix('='));
+    let Some(value) = of_address else { return (&text[..plain], text.get(plain + 1..).unwrap_or_default()) };
+    // A name or `[…]`, a colon, digits. Without digits there is no port, and the colon is the end.
+    let host = if value.starts_with('[') { value.find(']').unwrap_or(0) } else { 0 };
+    let end = match value[host..].find(':').map(|colon| host + colon) {
+        None => value.len(),
+        Some(colon) => match value[colon + 1..].bytes().take_while(u8::is_ascii_digit).count() {
+            0 => colon,
+            digits => colon + 1 + digits,
+        },
+    };
+    let end = text.len() - value.len() + end;
+    (&text[..end], text.get(end + 1..).unwrap_or_default())
+}
+
 /// Splits `text` and calls `take` for each valid item, `complain` for each other one. Empty items are skipped.
 pub fn parse<'a>(text: &'a str, mut take: impl FnMut(&'static str, &'a str), mut complain: impl FnMut(Problem<'a>)) {
-    for item in text.split(':').map(str::trim).filter(|item| !item.is_empty()) {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (item, behind) = split(rest.trim_start());
+        rest = behind;
+        let item = item.trim();
+        if item.is_empty() {
+            continue;
+        }
         let (key, value) = item.split_once('=').unwrap_or((item, ""));
         let Some(known) = KEYS.iter().find(|known| known.key == key) else {
             complain(Problem::UnknownKey(key));
@@ -129,6 +169,7 @@ pub fn parse<'a>(text: &'a str, mut take: impl FnMut(&'static str, &'a str), mut
             Values::Count => count(value).is_some(),
             Values::Bytes => bytes(value).is_some(),
             Values::Time => milliseconds(value).is_some(),
+            Values::Address => address(value).is_some(),
         };
         if valid { take(known.key, value) } else { complain(Problem::BadValue(known, value)) }
     }
@@ -153,6 +194,38 @@ mod tests {
         assert!(matches!(bad[1], Problem::BadValue(key, "yes") if key.key == "quiet"));
         assert!(matches!(bad[2], Problem::BadValue(key, "") if key.key == "verify"));
         assert!(matches!(bad[3], Problem::BadValue(key, "70000") if key.key == "patience_ms"));
+    }
+
+    #[test]
+    fn addresses_have_colons() {
+        let of = |text| {
+            let (mut taken, mut bad) = (Vec::new(), Vec::new());
+            parse(text, |k, v| taken.push((k, v)), |p| bad.push(p));
+            (taken, bad)
+        };
+        for value in ["127.0.0.1:9464", "[::1]:9464", "localhost:0", "0.0.0.0:80"] {
+            let text = std::format!("quiet=1:http={value}:level=strict:http={value}");
+            let (taken, bad) = of(&text);
+            assert_eq!(taken, [("quiet", "1"), ("http", value), ("level", "strict"), ("http", value)], "{text}");
+            assert_eq!(bad, []);
+        }
+        for (text, named) in [
+            ("http=127.0.0.1:level=strict", "127.0.0.1"),
+            ("http=:9464:level=strict", ":9464"),
+            ("http=server:9464:level=strict", "server:9464"),
+            ("http=[::1]:level=strict", "[::1]"),
+            ("http=1.2.3.4:99999:level=strict", "1.2.3.4:99999"),
+            ("http=::level=strict", ""),
+            ("http=:level=strict", ""),
+        ] {
+            let (taken, bad) = of(text);
+            assert_eq!(taken, [("level", "strict")], "{text}");
+            assert!(
+                matches!(bad[..], [Problem::BadValue(key, value)] if key.key == "http" && value == named),
+                "{text}: {bad:?}"
+            );
+        }
+        assert!(matches!(of("http").1[..], [Problem::BadValue(_, "")]));
     }
 
     #[test]

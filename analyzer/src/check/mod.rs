@@ -34,6 +34,7 @@ use crate::report::golang::Go;
 use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target};
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
+use crate::session::types::StackTypes;
 use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
@@ -213,6 +214,34 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     (order.found)(&found);
     found.check.stopped_ms = standing.release();
     conclude(&mut subject, order.level, order.names_peaks, found, begun)
+}
+
+/// What is alive in a process that runs on, without a look at it. Returns the names for who asks next.
+fn unclassified(subject: &live::LiveSubject, drained: Drained, level: Level, why: &str) -> (Report, StackTypes) {
+    let (started, begun) = (time(SystemTime::now()), Instant::now());
+    let blocks = drained.live.blocks();
+    let mut whole = Subject {
+        pid: subject.pid,
+        exe: subject.exe.clone(),
+        argv: subject.argv.clone(),
+        ended: None,
+        drained,
+        reach: Reach::Gone(String::new()),
+        writable_before: Vec::new(),
+        untraced: None,
+        notes: Vec::new(),
+    };
+    let found = Found {
+        blocks,
+        looked: None,
+        means: MemoryMeans::None,
+        memory_reason: Some(why.into()),
+        notes: Vec::new(),
+        check: Check { started, duration_s: 0.0, stopped_ms: 0.0, scans: 0 },
+        ended: None,
+    };
+    let report = conclude(&mut whole, level, false, found, begun);
+    (report, whole.drained.types)
 }
 
 /// What a check found out about the memory: with what the session brought together, all that a report is made of.

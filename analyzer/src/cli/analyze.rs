@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use rustix::fs::MemfdFlags;
 use rustix::net::SocketType;
 
 use super::gate_options::GateOptions;
-use super::watch::{Monitoring, Note, Noted, Told, Watch};
+use super::watch::{Note, Noted, Told, Watch};
+use crate::http::{self, board::Board};
 use crate::keeper::message::{self, FromAnalyzer, ToAnalyzer};
 use crate::report::model::Report;
 use crate::report::verdict::EXIT_AVLEAK;
@@ -42,8 +44,9 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
         eprintln!("avleak: `analyze` is for avleak's own use and needs its socket (see `avleak --help`)");
         return EXIT_AVLEAK;
     };
-    let Some((ToAnalyzer::Setup(setup), descriptors)) = message::receive::<ToAnalyzer>(&socket) else { return 0 };
+    let Some((ToAnalyzer::Setup(setup), mut descriptors)) = message::receive::<ToAnalyzer>(&socket) else { return 0 };
     let socket = Arc::new(socket);
+    let listener = setup.http.as_ref().and_then(|_| descriptors.pop());
     let mut why_not = setup.untraced;
     let tracer = descriptors.into_iter().next().and_then(|descriptor| {
         match Tracer::over(descriptor, Duration::from_millis(setup.patience_ms)) {
@@ -60,13 +63,17 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
     let noted: Noted = Arc::new(move |what| note(&for_noted, what));
     let mut watch = Watch::new(setup.level, setup.quiet, tracer.clone(), told, noted);
     watch.names_peaks = setup.names_peaks;
-    if let Some(monitored) = setup.monitor {
-        // They could be read when the command was started.
-        match GateOptions::from(monitored.let_through).load() {
-            Ok(rules) => {
-                watch.monitoring = Some(Monitoring { settings: monitored.settings, rules: Arc::new(rules) });
-            }
-            Err(line) => watch.refusals.push(format!("no process is monitored: {line}")),
+    // They could be read when the command was started.
+    match GateOptions::from(setup.let_through).load() {
+        Ok(rules) => watch.rules = Arc::new(rules),
+        Err(line) => watch.refusals.push(format!("nothing is let through in checks of running processes: {line}")),
+    }
+    watch.monitoring = setup.monitor;
+    if let (Some(listener), Some(service)) = (listener, &setup.http) {
+        let board = Board::default();
+        watch.board = Some(board.clone());
+        if let Err(error) = http::serve(TcpListener::from(listener), service, board) {
+            watch.refusals.push(format!("cannot start a thread to serve http: {error}"));
         }
     }
     // Without room: what the next message does begins when this one's outcome was taken, not before.

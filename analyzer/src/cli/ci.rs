@@ -11,6 +11,7 @@ use super::only::OnlyArgs;
 use super::outputs::{self, Outputs};
 use super::python::PythonArgs;
 use super::run::{self, LevelArg};
+use crate::http;
 use crate::monitor::settings::Wishes;
 use crate::render::ci::workspace::Workspace;
 use crate::render::ci::{github, gitlab, step_summary, summary};
@@ -116,6 +117,7 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
         python: args.python,
         only: &args.only,
         monitor: &Wishes::default(),
+        http: &http::Wish::default(),
         gate: &args.gate,
     };
     let observation = observe(&order)?;

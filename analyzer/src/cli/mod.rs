@@ -7,6 +7,7 @@ pub mod ci;
 pub mod control;
 pub mod diff;
 pub mod gate_options;
+mod http_options;
 pub mod linked_in;
 pub mod man;
 mod monitor_options;

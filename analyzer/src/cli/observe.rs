@@ -19,6 +19,7 @@ use super::python::{self, PythonArgs};
 use super::serve;
 use super::supervise::{Supervisor, SupervisorEvent};
 use crate::gate::apply::Rules;
+use crate::http;
 use crate::keeper::{Keeper, KeeperOptions};
 use crate::monitor::settings::Wishes;
 use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
@@ -49,6 +50,8 @@ pub struct Order<'a> {
     pub only: &'a OnlyArgs,
     /// How processes are checked while they run on, before what AVLEAK_OPTIONS say.
     pub monitor: &'a Wishes,
+    /// Where is told of them over HTTP, before what AVLEAK_OPTIONS say.
+    pub http: &'a http::Wish,
     /// What such checks let through.
     pub gate: &'a GateOptions,
 }
@@ -127,8 +130,12 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         names_peaks: order.files,
         traces: options.ptrace,
         patience: PATIENCE,
-        monitor: serve::monitored(order.monitor.clone().or(options.monitor), &options.report_dir, order.gate),
+        monitor: order.monitor.clone().or(options.monitor).settle(&options.report_dir.to_string_lossy()),
+        http: order.http.clone().or(options.http),
+        let_through: order.gate.into(),
     })?;
+    // Where it serves is known before the command can want to know.
+    keeper.lines.drain(..).for_each(|line| say(&line));
     let socket = keeper.listen().map_err(|error| error.to_string())?;
     let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
     let mut environment = vec![

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
 use super::gate_options::GateOptions;
+use super::http_options::HttpArgs;
 use super::monitor_options::MonitorArgs;
 use super::observe::{Observation, Order, observe, say};
 use super::only::OnlyArgs;
@@ -46,6 +47,8 @@ pub struct RunArgs {
     gate: GateOptions,
     #[command(flatten)]
     monitor: MonitorArgs,
+    #[command(flatten)]
+    http: HttpArgs,
     #[command(flatten)]
     outputs: Outputs,
     /// The command and its arguments
@@ -95,6 +98,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         python: args.python,
         only: &args.only,
         monitor: &wishes,
+        http: &args.http.wish(),
         gate: &args.gate,
     };
     conclude(args, &rules, observe(&order)?)

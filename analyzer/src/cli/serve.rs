@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use avleak_wire::options::{self, KEYS};
 use avleak_wire::registration::PATIENCE_MS;
 
 use super::gate_options::GateOptions;
-use crate::keeper::message::Monitored;
+use crate::http;
 use crate::keeper::{Keeper, KeeperOptions, News};
 use crate::monitor::settings::Wishes;
 use crate::render::json;
@@ -39,6 +39,8 @@ pub struct Options {
     pub ptrace: bool,
     /// Check it while it runs on.
     pub monitor: Wishes,
+    /// Tell of it over HTTP.
+    pub http: http::Wish,
 }
 
 /// The folder in which the program was started: it may have moved since (a daemon goes to `/`).
@@ -61,6 +63,7 @@ impl Options {
             quiet: false,
             ptrace: true,
             monitor: Wishes::default(),
+            http: http::Wish::default(),
         };
         let take = |key: &'static str, value: &str| match key {
             "report_dir" => options.report_dir = options.report_dir.join(value),
@@ -81,18 +84,14 @@ impl Options {
             "alert_command" if !value.contains('/') => options.monitor.command = Some(value.into()),
             "alert_command" => options.monitor.command = folder.join(value).to_str().map(Into::into),
             "alert_file" => options.monitor.file = folder.join(value).to_str().map(Into::into),
+            "http" => options.http.address = options::address(value),
+            "http_token_file" => options.http.token_file = Some(folder.join(value)),
             // The interposer's.
             _ => debug_assert!(KEYS.iter().any(|known| known.key == key)),
         };
         options::parse(text, take, |_| ());
         options
     }
-}
-
-/// What the keeper is told of monitoring; `None`: none is wished for. `folder`: for what has no other place.
-pub fn monitored(wishes: Wishes, folder: &Path, let_through: &GateOptions) -> Option<Monitored> {
-    let settings = wishes.settle(&folder.to_string_lossy())?;
-    Some(Monitored { settings, let_through: let_through.into() })
 }
 
 /// Runs the subcommand; returns the exit status, which nobody waits for.
@@ -120,7 +119,9 @@ pub fn run(args: &ServeArgs) -> i32 {
         names_peaks: true,
         traces: options.ptrace,
         patience: Duration::from_millis(PATIENCE_MS),
-        monitor: monitored(options.monitor.clone(), &options.report_dir, &GateOptions::default()),
+        monitor: options.monitor.clone().settle(&options.report_dir.to_string_lossy()),
+        http: options.http.clone(),
+        let_through: (&GateOptions::default()).into(),
     };
     let mut keeper = match Keeper::start(&options_of_keeper) {
         Ok(keeper) => keeper,
@@ -131,12 +132,15 @@ pub fn run(args: &ServeArgs) -> i32 {
     };
     let news = keeper.news();
     keeper.on(News::Arrived(arrival));
-    while !keeper.is_idle() {
-        if let Ok(one) = news.recv() {
-            keeper.on(one);
-        }
+    loop {
         for line in keeper.lines.drain(..).filter(|_| !options.quiet) {
             say(&line);
+        }
+        if keeper.is_idle() {
+            break;
+        }
+        if let Ok(one) = news.recv() {
+            keeper.on(one);
         }
     }
     for line in &keeper.refusals {
@@ -196,7 +200,11 @@ mod tests {
         let options = Options::parse("report_dir=/var/log/avleak:level=draconian:quiet=1:ptrace=0:nonsense=3");
         assert_eq!(options.report_dir, PathBuf::from("/var/log/avleak"));
         assert_eq!((options.level, options.quiet, options.ptrace), (Level::Draconian, true, false));
-        assert_eq!(options.monitor, Wishes::default());
+        assert_eq!((options.monitor, options.http), (Wishes::default(), http::Wish::default()));
+        let options = Options::parse("quiet=1:http=127.0.0.1:9464:http_token_file=/etc/token:level=strict");
+        assert_eq!((options.quiet, options.level), (true, Level::Strict));
+        assert_eq!(options.http.address, Some(([127, 0, 0, 1], 9464).into()));
+        assert_eq!(options.http.token_file, Some("/etc/token".into()));
     }
 
     #[test]

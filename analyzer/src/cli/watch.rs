@@ -13,6 +13,7 @@ use super::control::{self, Answer, Asked, Door};
 use crate::check::inspector::{self, Inspector};
 use crate::check::{self, Found, Order, Reach, Subject};
 use crate::gate::apply::Rules;
+use crate::http::board::{Board, Posted, Watched};
 use crate::monitor::Monitor;
 use crate::monitor::deliver::Delivery;
 use crate::monitor::rounds::{self, Rounds};
@@ -58,14 +59,6 @@ pub enum Note<'a> {
 /// Whom the watch tells.
 pub type Noted = Arc<dyn Fn(Note<'_>) + Send + Sync>;
 
-/// How processes are checked while they run on.
-pub struct Monitoring {
-    /// How often, and what is worth an alert.
-    pub settings: Settings,
-    /// What the verdict lets through.
-    pub rules: Arc<Rules>,
-}
-
 /// The registered processes of one command or one bare preload.
 pub struct Watch {
     level: Level,
@@ -81,8 +74,12 @@ pub struct Watch {
     /// What made up the peaks is named in the reports.
     pub names_peaks: bool,
     told: Told,
-    /// Processes are checked while they run on.
-    pub monitoring: Option<Monitoring>,
+    /// How often processes are checked while they run on, and what is worth an alert.
+    pub monitoring: Option<Settings>,
+    /// What the verdict of such checks lets through.
+    pub rules: Arc<Rules>,
+    /// The processes, for whoever asks over HTTP.
+    pub board: Option<Board>,
     noted: Noted,
     /// One line each: processes that could not be taken.
     pub refusals: Vec<String>,
@@ -96,6 +93,8 @@ struct Known {
     inspector: Arc<Inspector>,
     /// Does so again and again; ended with the session.
     _rounds: Option<Rounds>,
+    /// Taken off the board with the session.
+    _posted: Option<Posted>,
     /// Closed with the session.
     _door: Option<Door>,
 }
@@ -116,6 +115,8 @@ impl Watch {
             names_peaks: true,
             told,
             monitoring: None,
+            rules: Arc::default(),
+            board: None,
             noted,
             refusals: Vec::new(),
             sender,
@@ -154,8 +155,17 @@ impl Watch {
         self.await_death(&session);
         let door = control::open(pid, self.sender.clone(), move |asked| WatchEvent::Asked { session: number, asked });
         let inspector = Arc::new(Inspector::new(&session, self.tracer.clone(), self.cancel.clone()));
-        let rounds = self.start_rounds(number, &inspector, left);
-        let known = Known { session, inspector, _rounds: rounds, _door: door };
+        let monitor = self.monitoring.clone().map(|settings| Arc::new(Mutex::new(Monitor::new(settings, left))));
+        let rounds = monitor.as_ref().and_then(|monitor| self.start_rounds(number, &inspector, monitor));
+        let posted = self.board.as_ref().map(|board| {
+            let process =
+                session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
+            let (inspector, rules) = (inspector.clone(), self.rules.clone());
+            let (level, checking) = (self.level, AtomicBool::new(false));
+            let history = Mutex::default();
+            board.put_up(number, Watched { process, inspector, monitor, level, rules, checking, history })
+        });
+        let known = Known { session, inspector, _rounds: rounds, _posted: posted, _door: door };
         if let Some(before) = self.sessions.insert(pid, known) {
             // The same process under a new program: the old image is gone.
             self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
@@ -240,15 +250,20 @@ impl Watch {
     }
 
     /// Where monitoring is wished for.
-    fn start_rounds(&mut self, number: u64, inspector: &Arc<Inspector>, left: Option<&[u8]>) -> Option<Rounds> {
-        let Monitoring { settings, rules } = self.monitoring.as_ref()?;
+    fn start_rounds(
+        &mut self,
+        number: u64,
+        inspector: &Arc<Inspector>,
+        monitor: &Arc<Mutex<Monitor>>,
+    ) -> Option<Rounds> {
+        let settings = self.monitoring.as_ref()?;
         let (keep, say) = (self.noted.clone(), self.noted.clone());
         let order = rounds::Order {
             inspector: inspector.clone(),
             level: self.level,
             interval: Duration::from_millis(settings.interval_ms),
-            rules: rules.clone(),
-            monitor: Arc::new(Mutex::new(Monitor::new(settings.clone(), left))),
+            rules: self.rules.clone(),
+            monitor: monitor.clone(),
             delivery: Delivery::new(settings.clone(), Arc::new(move |line| say(Note::Line(line)))),
             keep: Box::new(move |state| keep(Note::Monitored(number, state))),
         };

@@ -11,6 +11,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::http::Service;
 use crate::monitor::settings::Settings;
 use crate::report::model::Level;
 
@@ -33,15 +34,10 @@ pub struct Setup {
     /// How long a process may have to wait until it is traced, milliseconds.
     pub patience_ms: u64,
     /// How processes are checked while they run on; `None`: only when somebody asks.
-    pub monitor: Option<Monitored>,
-}
-
-/// How processes are checked while they run on.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Monitored {
-    /// How often, and what is worth an alert.
-    pub settings: Settings,
-    /// What the verdict lets through: the files, and whether the built-in suppressions hold.
+    pub monitor: Option<Settings>,
+    /// What is told over HTTP, on the socket that is the last descriptor beside this; `None`: nothing.
+    pub http: Option<Service>,
+    /// What the verdict of checks of running processes lets through.
     pub let_through: LetThrough,
 }
 

@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use self::message::{FromAnalyzer, Monitored, Setup, ToAnalyzer};
+use self::message::{FromAnalyzer, LetThrough, Setup, ToAnalyzer};
+use crate::http;
+use crate::monitor::settings::Settings;
 use crate::report::model::{Level, Report};
 use crate::session::server::{self, Arrival, Arrived, ServerError};
 use crate::session::vault;
@@ -66,8 +68,12 @@ pub struct KeeperOptions {
     pub traces: bool,
     /// How long a process may have to wait until it is traced.
     pub patience: Duration,
-    /// How processes are checked while they run on.
-    pub monitor: Option<Monitored>,
+    /// How processes are checked while they run on; `None`: only when somebody asks.
+    pub monitor: Option<Settings>,
+    /// Where is told of them over HTTP, if anywhere.
+    pub http: http::Wish,
+    /// What the verdict of checks of running processes lets through.
+    pub let_through: LetThrough,
 }
 
 struct Kept {
@@ -93,6 +99,8 @@ struct Analyzer {
 pub struct Keeper {
     setup: Setup,
     tracer: Option<TracerProcess>,
+    /// Of HTTP: who connects while no analyzer runs is answered by the next one.
+    listener: Option<OwnedFd>,
     analyzer: Option<Analyzer>,
     analyzers: u64,
     short_lives: u32,
@@ -131,6 +139,15 @@ impl Keeper {
             untraced = Some("ptrace=0 in AVLEAK_OPTIONS".into());
             None
         };
+        let (mut lines, mut listener, mut service) = (Vec::new(), None, None);
+        match http::open(&options.http) {
+            Ok(None) => {}
+            Ok(Some((socket, at))) => {
+                lines.push(format!("serving http://{}/", at.address));
+                (listener, service) = (Some(OwnedFd::from(socket)), Some(at));
+            }
+            Err(line) => lines.push(line),
+        }
         let setup = Setup {
             level: options.level,
             quiet: options.quiet,
@@ -138,10 +155,13 @@ impl Keeper {
             untraced,
             patience_ms: options.patience.as_millis() as u64,
             monitor: options.monitor.clone(),
+            http: service,
+            let_through: options.let_through.clone(),
         };
         let mut keeper = Self {
             setup,
             tracer,
+            listener,
             analyzer: None,
             analyzers: 0,
             short_lives: 0,
@@ -150,7 +170,7 @@ impl Keeper {
             gave_up: false,
             reports: Vec::new(),
             refusals: Vec::new(),
-            lines: Vec::new(),
+            lines,
             restarts: (0, None),
             sender,
             news,
@@ -365,7 +385,8 @@ impl Keeper {
             let _ = sender.send(News::Ended(number, end_of(child)));
         })?;
         let tracer = self.tracer.as_ref().and_then(|tracer| tracer.socket().ok());
-        let beside: Vec<BorrowedFd<'_>> = tracer.iter().map(AsFd::as_fd).collect();
+        let beside: Vec<BorrowedFd<'_>> =
+            tracer.iter().map(AsFd::as_fd).chain(self.listener.iter().map(AsFd::as_fd)).collect();
         // Where it fails it is gone already, and the thread above says so.
         let _ = message::send(&ours, &ToAnalyzer::Setup(self.setup.clone()), &beside);
         self.analyzer = Some(Analyzer { number, socket: ours, started: Instant::now() });

@@ -33,7 +33,7 @@ pub type Say = Arc<dyn Fn(String) + Send + Sync>;
 /// Where alerts go.
 pub struct Delivery {
     settings: Settings,
-    commands: Option<Sender<Alert>>,
+    commands: Option<Sender<Box<Alert>>>,
     say: Say,
 }
 
@@ -75,7 +75,8 @@ impl Delivery {
                 (self.say)(format!("cannot add an alert to {}: {}", file.display(), errno::name(&error)));
             }
             (self.say)(format!("alert: {}", alert.message));
-            if let Some(Err(TrySendError::Full(lost))) = self.commands.as_ref().map(|commands| commands.try_send(alert))
+            if let Some(Err(TrySendError::Full(lost))) =
+                self.commands.as_ref().map(|commands| commands.try_send(Box::new(alert)))
             {
                 (self.say)(format!("alert_command is still busy with {WAITING} alerts: not told: {}", lost.message));
             }
@@ -103,7 +104,7 @@ fn append(file: &Path, line: &[u8]) -> std::io::Result<()> {
 }
 
 /// Runs the command for each alert, one at a time, until nobody sends any more.
-fn run_commands(program: &str, alerts: &Receiver<Alert>, say: &Say) {
+fn run_commands(program: &str, alerts: &Receiver<Box<Alert>>, say: &Say) {
     for alert in alerts {
         if let Err(why) = run_command(program, &alert) {
             say(format!("alert_command {program}: {why}"));

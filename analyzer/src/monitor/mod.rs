@@ -100,8 +100,10 @@ impl Monitor {
         self.state.checks += 1;
         self.record(report);
         let mut findings = Vec::new();
+        let whole_rises = |group: &Group| is_whole(group) && self.series(&group.id).is_some_and(Series::rises);
+        let parts_count = !report.groups.iter().any(whole_rises);
         for group in &report.groups {
-            let reasons = self.reasons(group, report);
+            let reasons = self.reasons(group, report, parts_count);
             let now = sample(group, report);
             if reasons.is_empty() || findings.len() == MOST_ALERTS || !self.tell(&group.id, now) {
                 continue;
@@ -166,8 +168,8 @@ impl Monitor {
         state.times.drain(..surplus);
     }
 
-    /// Why a group is worth an alert.
-    fn reasons(&self, group: &Group, report: &Report) -> Vec<Reason> {
+    /// Why a group is worth an alert. `parts_count`: so may be what frames and contexts are made of, for none of those rises.
+    fn reasons(&self, group: &Group, report: &Report, parts_count: bool) -> Vec<Reason> {
         // Where lost objects may be dropped frees the verdict does not say "leaks".
         let counts = group.leak && report.verdict == Verdict::Leaks;
         let mut reasons = Vec::new();
@@ -185,7 +187,8 @@ impl Monitor {
         };
         // What is let through is known.
         let is_known = group.suppressed_by.is_some() || group.baseline.is_some() && !group.leak;
-        if !is_known && self.series(&group.id).and_then(Series::growth).is_some_and(grows) {
+        let leads = group.class != Class::IndirectlyLost && (parts_count || is_whole(group));
+        if leads && !is_known && self.series(&group.id).and_then(Series::growth).is_some_and(grows) {
             reasons.push(Reason::Growth);
         }
         reasons
@@ -231,6 +234,11 @@ impl Monitor {
         let growth = self.state.goroutines.growth().map(Into::into);
         (count > 0).then_some(Goroutines { count, growth })
     }
+}
+
+/// Not what other objects are made of: a frame that is kept keeps its refs, their buffers and payload, and is one leak all the same.
+fn is_whole(group: &Group) -> bool {
+    matches!(group.object.as_str(), "AVFrame" | "AVPacket" | "AVFilterGraph") || group.object.ends_with("Context")
 }
 
 fn is_lost(class: Class) -> bool {

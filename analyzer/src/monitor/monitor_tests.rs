@@ -90,6 +90,26 @@ fn growth_is_told_with_its_slope_and_significance() {
     assert_eq!(monitor.alerts(), 3, "at 8, at 16, and none of the slow one");
 }
 
+/// A frame's refs and buffers grow with it, and are no second leak; where only refs grow it is they.
+#[test]
+fn parts_are_told_of_only_by_themselves() {
+    for (with_frames, expected) in [(true, vec!["frames"]), (false, vec!["refs"])] {
+        let mut monitor = Monitor::new(settings(None, None, Some(1)), None);
+        let mut told = Vec::new();
+        for check in 1..12 {
+            let count = u64::from(check);
+            let mut report =
+                report(check, &[("refs", count), ("inner", count), ("frames", if with_frames { count } else { 4 })]);
+            for group in &mut report.groups[..2] {
+                (group.object, group.leak) = ("AVBufferRef".into(), false);
+            }
+            report.groups[1].class = Class::IndirectlyLost;
+            told.extend(monitor.checked(&report));
+        }
+        assert_eq!(ids(&told), expected);
+    }
+}
+
 #[test]
 fn what_is_suppressed_or_plain_is_no_growth() {
     let mut monitor = Monitor::new(settings(None, None, Some(1)), None);

@@ -19,6 +19,9 @@ pub struct Rounds {
     _stop: Sender<()>,
 }
 
+/// Takes a monitor's state.
+pub type Keep = Box<dyn Fn(&[u8]) + Send>;
+
 /// What the rounds work with.
 pub struct Order {
     /// Who is checked.
@@ -34,7 +37,7 @@ pub struct Order {
     /// Whom to tell.
     pub delivery: Delivery,
     /// Keeps what the monitor knows where it outlives this process.
-    pub keep: Box<dyn Fn(&[u8]) + Send>,
+    pub keep: Keep,
 }
 
 /// Begins: the first check is one interval from now. What has just started is warming up.
@@ -70,6 +73,7 @@ fn round(order: &Order) {
                 drop(monitor);
                 // Told first, kept then: whoever is killed in between tells twice rather than never.
                 order.delivery.deliver(alerts, &report, before);
+                order.inspector.keep(report);
                 state
             }
             Err(_) => {

@@ -114,7 +114,11 @@ impl Series {
         self.rise().filter(|_| self.is_lost || self.held == HOLDS)
     }
 
-    /// It rises in this window.
+    /// It rises in this window, whether or not it has done so for long enough.
+    pub fn rises(&self) -> bool {
+        self.rise().is_some()
+    }
+
     fn rise(&self) -> Option<Growth> {
         let least = if self.is_lost { LEAST_LOST } else { WINDOW };
         let checks = self.samples.len();

@@ -38,14 +38,14 @@ pub(super) fn what(group: &Group) -> String {
 }
 
 /// The frame to blame: the program's innermost one, else FFmpeg's outermost, else the outermost.
-pub(super) fn blamed(group: &Group) -> Option<&Frame> {
+pub(crate) fn blamed(group: &Group) -> Option<&Frame> {
     stack::own_frame(&group.stack)
         .or_else(|| group.stack.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
         .or(group.stack.last())
 }
 
 /// `decode_one (src/decode.c:88)`.
-pub(super) fn site(frame: &Frame) -> String {
+pub(crate) fn site(frame: &Frame) -> String {
     let name = stack::name(frame);
     match stack::place(frame) {
         Some(place) => format!("{name} ({place})"),
