@@ -44,6 +44,8 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
         eprintln!("avleak: `analyze` is for avleak's own use and needs its socket (see `avleak --help`)");
         return EXIT_AVLEAK;
     };
+    // It was started as /proc/self/exe: `top` would show "exe".
+    let _ = rustix::thread::set_name(c"avleak-analyzer");
     let Some((ToAnalyzer::Setup(setup), mut descriptors)) = message::receive::<ToAnalyzer>(&socket) else { return 0 };
     let socket = Arc::new(socket);
     let listener = setup.http.as_ref().and_then(|_| descriptors.pop());

@@ -59,11 +59,11 @@ fn an_allocation_on_its_way_into_the_ring_is_counted_once() {
     }
 }
 
+/// Totals, live blocks, and for each pair of stacks (made, freed, how many, their median lifetime).
+type Remembered = (crate::live::Counts, Vec<crate::live::LiveBlock>, Vec<(u32, u32, u64, u64)>);
+
 /// What is left of a stream of allocations and frees over three rings, where the reader is killed after every so many passes.
-fn after_kills(
-    every: Option<u64>,
-    checkpoints: bool,
-) -> (crate::live::Counts, Vec<crate::live::LiveBlock>, Vec<(u32, u32, u64, u64)>) {
+fn after_kills(every: Option<u64>, checkpoints: bool) -> Remembered {
     let mut worker = worker(3);
     let vault = vault::create().expect("a vault");
     let open = || Vault::open(vault.try_clone().expect("a descriptor")).expect("a vault");

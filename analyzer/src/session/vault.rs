@@ -486,8 +486,11 @@ mod tests {
         Vault::open(fd.try_clone().expect("a descriptor")).expect("a vault")
     }
 
-    /// Stamps of all events, and positions, that a killed analyzer left in its journals.
-    fn told(left: &Left) -> (Vec<u64>, Vec<(u32, u64)>, Vec<(u64, u64)>) {
+    /// Stamps of events; (ring, position); (time, cancelled) of passes.
+    type Journaled = (Vec<u64>, Vec<(u32, u64)>, Vec<(u64, u64)>);
+
+    /// What a killed analyzer left in its journals.
+    fn told(left: &Left) -> Journaled {
         let (mut stamps, mut positions, mut passes) = (Vec::new(), Vec::new(), Vec::new());
         for journal in &left.journals {
             journal.tell(|told| match told {
