@@ -34,6 +34,20 @@ fn lose(running: &mut Running, pid: i32) -> u64 {
     said(running, "lost ")
 }
 
+/// Loses frames until that was noticed.
+fn lose_until(running: &mut Running, pid: i32, is_noticed: impl Fn() -> bool) {
+    for _ in 0..60 {
+        lose(running, pid);
+        for _ in 0..40 {
+            if is_noticed() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    panic!("nobody noticed");
+}
+
 /// The alerts in a file, once there are so many.
 fn alerts(file: &Path, least: usize) -> Vec<Value> {
     let mut found = Vec::new();
@@ -157,9 +171,10 @@ fn a_bare_preload_is_monitored_too() {
     command.env("AVLEAK_OPTIONS", "quiet=1:check_interval=200ms:alert_frames=3:alert_file=alerts");
     let mut running = process::start(&mut command, LIMIT);
     let pid = said(&mut running, "ready ") as i32;
-    lose(&mut running, pid);
-    let found = alerts(&folder.path().join("alerts"), 1);
-    assert_eq!((found.len(), number(&found[0]["count"])), (1, 3));
+    // A bare preload rather drops events than holds up its host for long; what was lost before they were dropped is no alert.
+    let file = folder.path().join("alerts");
+    lose_until(&mut running, pid, || file.exists());
+    assert!(number(&alerts(&file, 1)[0]["count"]) >= 3);
     assert!(folder.path().join(format!("avleak.{pid}.alert-1.json")).exists());
     signal(pid, Signal::TERM);
     let done = running.finish();
@@ -173,7 +188,7 @@ fn an_analyzer_that_is_killed_tells_nothing_twice() {
     let file = folder.path().join("alerts.ndjson");
     let (mut started, pid) =
         server(&["--check-interval", "200ms", "--alert-frames", "3", "--alert-file", file.to_str().expect("a path")]);
-    lose(&mut started.running, pid);
+    lose_until(&mut started.running, pid, || file.exists());
     let first = alerts(&file, 1);
     let before = number(&first[0]["checks"]);
     // What the next one goes on with is kept after the alert was written.
@@ -182,9 +197,9 @@ fn an_analyzer_that_is_killed_tells_nothing_twice() {
     signal(analyzer_of(keeper), Signal::KILL);
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(alerts(&file, 1).len(), 1, "it was told already");
-    lose(&mut started.running, pid);
+    lose_until(&mut started.running, pid, || std::fs::read_to_string(&file).is_ok_and(|text| text.lines().count() > 1));
     let both = alerts(&file, 2);
-    assert_eq!((both.len(), number(&both[1]["count"])), (2, 6));
+    assert!(number(&both[1]["count"]) >= 6, "{both:#?}");
     assert!(number(&both[1]["checks"]) > before, "{both:#?}");
     signal(pid, Signal::TERM);
     truth::check(&started.finish());

@@ -198,11 +198,11 @@ mod tests {
 
     #[test]
     fn addresses_have_colons() {
-        let of = |text| {
+        fn of(text: &str) -> (Vec<(&'static str, &str)>, Vec<Problem<'_>>) {
             let (mut taken, mut bad) = (Vec::new(), Vec::new());
             parse(text, |k, v| taken.push((k, v)), |p| bad.push(p));
             (taken, bad)
-        };
+        }
         for value in ["127.0.0.1:9464", "[::1]:9464", "localhost:0", "0.0.0.0:80"] {
             let text = std::format!("quiet=1:http={value}:level=strict:http={value}");
             let (taken, bad) = of(&text);

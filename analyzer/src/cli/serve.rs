@@ -219,8 +219,7 @@ mod tests {
             ..Wishes::default()
         };
         assert_eq!(options.monitor, expected);
-        let settings =
-            monitored(options.monitor, Path::new("/log"), &GateOptions::default()).expect("settings").settings;
+        let settings = options.monitor.settle("/log").expect("settings");
         assert_eq!((settings.file.as_str(), settings.growth), ("/log/a", None));
     }
 }

@@ -310,11 +310,22 @@ impl Watch {
 
     fn await_death(&self, session: &Session) {
         let number = session.number;
-        let Some(pidfd) = session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()) else { return };
+        let (pid, pidfd) = (session.pid, session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()));
         let sender = self.sender.clone();
         let spawned = std::thread::Builder::new().name(format!("await-{}", session.pid)).spawn(move || {
-            let mut polled = [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
-            while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
+            match pidfd {
+                Some(pidfd) => {
+                    let mut polled =
+                        [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
+                    while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
+                }
+                // It did not wait for its answer, and had ended before its descriptor could be had; or the kernel has none.
+                None => {
+                    while crate::target::threads::live_thread(pid).is_some() {
+                        std::thread::sleep(GRACE);
+                    }
+                }
+            }
             // The tracer knows more: it speaks first.
             std::thread::sleep(GRACE);
             let _ = sender.send(WatchEvent::Died { session: number });

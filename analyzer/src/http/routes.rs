@@ -97,12 +97,15 @@ impl<'a> Query<'a> {
 }
 
 /// Those whom the request is about: all, or the one of `pid`.
-fn chosen(board: &Board, query: Query<'_>) -> Result<Vec<Arc<Watched>>, Answer> {
+///
+/// # Errors
+/// Why there is nobody.
+fn chosen(board: &Board, query: Query<'_>) -> Result<Vec<Arc<Watched>>, &'static str> {
     let mut all = board.all();
     if let Some(pid) = query.get("pid") {
         all.retain(|watched| watched.pid().to_string() == pid);
         if all.is_empty() {
-            return Err(plain(StatusCode::NOT_FOUND, "no process of that id uses FFmpeg here"));
+            return Err("no process of that id uses FFmpeg here");
         }
     }
     Ok(all)
@@ -112,14 +115,14 @@ fn with_reports(board: &Board, query: Query<'_>, then: impl FnOnce(Vec<Arc<Repor
     match chosen(board, query) {
         // One that ends meanwhile is not there any more.
         Ok(all) => then(all.iter().filter_map(|watched| watched.report().ok()).collect()),
-        Err(answer) => answer,
+        Err(line) => plain(StatusCode::NOT_FOUND, line),
     }
 }
 
 fn check(board: &Board, query: Query<'_>) -> Answer {
     let all = match chosen(board, query) {
         Ok(all) => all,
-        Err(answer) => return answer,
+        Err(line) => return plain(StatusCode::NOT_FOUND, line),
     };
     let (mut reports, mut problems) = (Vec::new(), Vec::new());
     for watched in all {

@@ -58,7 +58,7 @@ pub struct LetThrough {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToAnalyzer {
     /// First of all; beside it the tracer's socket, if it is to trace.
-    Setup(Setup),
+    Setup(Box<Setup>),
     /// Watch this process; beside it connection, segment, and where there are such, vault, its monitor's state, and pidfd.
     Register {
         /// The keeper's number for it.

@@ -388,7 +388,7 @@ impl Keeper {
         let beside: Vec<BorrowedFd<'_>> =
             tracer.iter().map(AsFd::as_fd).chain(self.listener.iter().map(AsFd::as_fd)).collect();
         // Where it fails it is gone already, and the thread above says so.
-        let _ = message::send(&ours, &ToAnalyzer::Setup(self.setup.clone()), &beside);
+        let _ = message::send(&ours, &ToAnalyzer::Setup(Box::new(self.setup.clone())), &beside);
         self.analyzer = Some(Analyzer { number, socket: ours, started: Instant::now() });
         Ok(())
     }

@@ -51,6 +51,10 @@ struct State {
     times: Vec<f64>,
     groups: FxHashMap<String, Series>,
     goroutines: Series,
+    /// Events that were lost by the last check.
+    dropped: u64,
+    /// What groups had when events were lost last: their ends may be among those.
+    doubtful: FxHashMap<String, Told>,
     /// By a group's id, [`PROCESS`] or [`GOROUTINES`].
     told: FxHashMap<String, Told>,
 }
@@ -98,6 +102,9 @@ impl Monitor {
     /// Another check; returns what is worth an alert.
     pub fn checked(&mut self, report: &Report) -> Vec<Alert> {
         self.state.checks += 1;
+        if report.observed.events_dropped > self.state.dropped {
+            self.doubt(report);
+        }
         self.record(report);
         let mut findings = Vec::new();
         let whole_rises = |group: &Group| is_whole(group) && self.series(&group.id).is_some_and(Series::rises);
@@ -138,6 +145,22 @@ impl Monitor {
         findings.into_iter().map(finish).collect()
     }
 
+    /// Events were lost since the last check. What is there now may be there only because nobody saw its end, and is no alert; what comes
+    /// from now on is as certain as ever.
+    fn doubt(&mut self, report: &Report) {
+        self.state.dropped = report.observed.events_dropped;
+        self.state.groups.values_mut().for_each(Series::begin_anew);
+        self.state.times.clear();
+        let told = |group: &Group| (group.id.clone(), Told { count: frames(group), pinned_bytes: group.pinned_bytes });
+        self.state.doubtful = report.groups.iter().filter(|group| group.leak).map(told).collect();
+    }
+
+    /// Frames and pinned bytes of a group that cannot be put down to events that were lost.
+    fn certain(&self, group: &Group) -> (u64, u64) {
+        let doubtful = self.state.doubtful.get(&group.id).copied().unwrap_or(Told { count: 0, pinned_bytes: 0 });
+        (frames(group).saturating_sub(doubtful.count), group.pinned_bytes.saturating_sub(doubtful.pinned_bytes))
+    }
+
     /// Adds this check to each series.
     fn record(&mut self, report: &Report) {
         let (state, at_s) = (&mut self.state, report.target.duration_s);
@@ -170,21 +193,12 @@ impl Monitor {
 
     /// Why a group is worth an alert. `parts_count`: so may be what frames and contexts are made of, for none of those rises.
     fn reasons(&self, group: &Group, report: &Report, parts_count: bool) -> Vec<Reason> {
-        // Where lost objects may be dropped frees the verdict does not say "leaks".
-        let counts = group.leak && report.verdict == Verdict::Leaks;
+        let (frames, pinned_bytes) = if counts(group, report) { self.certain(group) } else { (0, 0) };
         let mut reasons = Vec::new();
-        if counts && self.settings.frames.is_some_and(|least| frames(group) >= least) {
-            reasons.push(Reason::Frames);
-        }
-        if counts && self.settings.bytes.is_some_and(|least| group.pinned_bytes >= least) {
-            reasons.push(Reason::Bytes);
-        }
-        let grows = |growth: Growth| {
-            let hourly = growth.per_second * 3600.0;
-            // Frees that were dropped look like growth.
-            let could_be_dropped = group.count <= report.observed.events_dropped;
-            !could_be_dropped && self.settings.growth.is_some_and(|least| hourly >= least as f64)
-        };
+        reasons.extend(self.settings.frames.filter(|&least| frames >= least).map(|_| Reason::Frames));
+        reasons.extend(self.settings.bytes.filter(|&least| pinned_bytes >= least).map(|_| Reason::Bytes));
+        let grows =
+            |growth: Growth| self.settings.growth.is_some_and(|least| growth.per_second * 3600.0 >= least as f64);
         // What is let through is known.
         let is_known = group.suppressed_by.is_some() || group.baseline.is_some() && !group.leak;
         let leads = group.class != Class::IndirectlyLost && (parts_count || is_whole(group));
@@ -196,17 +210,13 @@ impl Monitor {
 
     /// Many groups that are each below a threshold, and together above it.
     fn scattered(&mut self, report: &Report) -> Option<(Vec<Reason>, Sample)> {
-        if report.verdict != Verdict::Leaks {
-            return None;
+        let (mut count, mut pinned_bytes) = (0_u64, 0_u64);
+        let told = |group: &&Group| !self.state.told.contains_key(&group.id);
+        for group in report.groups.iter().filter(|group| counts(group, report)).filter(told) {
+            let certain = self.certain(group);
+            count = count.saturating_add(certain.0);
+            pinned_bytes = pinned_bytes.saturating_add(certain.1);
         }
-        let told = |group: &&Group| group.leak && self.state.told.contains_key(&group.id);
-        let (mut frames_told, mut bytes_told) = (0_u64, 0_u64);
-        for group in report.groups.iter().filter(told) {
-            frames_told = frames_told.saturating_add(frames(group));
-            bytes_told = bytes_told.saturating_add(group.pinned_bytes);
-        }
-        let count = report.leaks.frames.saturating_sub(frames_told);
-        let pinned_bytes = report.leaks.pinned_bytes.saturating_sub(bytes_told);
         let mut reasons = Vec::new();
         reasons.extend(self.settings.frames.filter(|&least| count >= least).map(|_| Reason::Frames));
         reasons.extend(self.settings.bytes.filter(|&least| pinned_bytes >= least).map(|_| Reason::Bytes));
@@ -234,6 +244,11 @@ impl Monitor {
         let growth = self.state.goroutines.growth().map(Into::into);
         (count > 0).then_some(Goroutines { count, growth })
     }
+}
+
+/// The verdict counts it. Of a ring that was given up nobody knows how much is lost; what else may be missing is known by now.
+fn counts(group: &Group, report: &Report) -> bool {
+    group.leak && (report.verdict == Verdict::Leaks || report.completeness.corrupt_rings == 0)
 }
 
 /// Not what other objects are made of: a frame that is kept keeps its refs, their buffers and payload, and is one leak all the same.

@@ -94,6 +94,12 @@ impl Series {
         };
     }
 
+    /// The checks so far are worth nothing.
+    pub fn begin_anew(&mut self) {
+        self.samples.clear();
+        self.held = 0;
+    }
+
     /// The last checks, oldest first.
     pub fn samples(&self) -> impl ExactSizeIterator<Item = &Sample> {
         self.samples.iter()
