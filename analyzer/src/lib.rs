@@ -2,7 +2,7 @@
 //!
 //! The way of a fact: [`session`] (socket, segment, rings) → [`live`] (live set, lifetimes) → [`typing`] (what a block is,
 //! by its stack, with [`symbols`]) → [`target`] (the process's memory, threads, end) → [`reach`] (classes) → [`graph`]
-//! (frames, buffers, refs; [`golang`]: what Go's heap holds), led by [`check`] → [`report`] (leak groups) → [`render`] (text, JSON).
+//! (frames, buffers, refs; [`golang`]: what Go's heap holds), led by [`check`] → [`report`] (leak groups) → [`render`] (text, JSON). [`monitor`] checks a process that runs on again and again, [`http`] tells of it.
 //!
 //! Guarantees: it never writes to the target; it treats the segment and the target's memory as hostile; `reach` reads memory
 //! through a trait and `render` sees only the report model.
@@ -14,10 +14,12 @@ pub mod fleet;
 pub mod gate;
 pub mod golang;
 pub mod graph;
+pub mod http;
 pub mod huge;
 pub mod keeper;
 pub mod kind;
 pub mod live;
+pub mod monitor;
 pub mod reach;
 pub mod render;
 pub mod report;

@@ -58,7 +58,7 @@ pub static LIBRARY: Text = Text::new();
 /// The analyzer to start where no socket is set: AVLEAK_ANALYZER, or beside this library.
 pub static ANALYZER: Text = Text::new();
 /// What the analyzer needs of the environment, each a text `NAME=value`.
-pub static PASSED_ON: [(&CStr, Text); 10] = [
+pub static PASSED_ON: [(&CStr, Text); 11] = [
     (c"PATH", Text::new()),
     (c"HOME", Text::new()),
     (c"TERM", Text::new()),
@@ -68,6 +68,7 @@ pub static PASSED_ON: [(&CStr, Text); 10] = [
     (c"XDG_RUNTIME_DIR", Text::new()),
     (c"NO_COLOR", Text::new()),
     (c"AVLEAK_OPTIONS", Text::new()),
+    (c"AVLEAK_HTTP_TOKEN", Text::new()),
     (WORKING_FOLDER, Text::new()),
 ];
 
@@ -257,6 +258,10 @@ impl core::fmt::Display for Valid {
             Values::Path => f.write_str("a path"),
             Values::Name => f.write_str("a name"),
             Values::Number(limit) => write!(f, "a number from 0 to {limit}"),
+            Values::Count => f.write_str("a number, 1 or more"),
+            Values::Bytes => f.write_str("bytes, such as 100M"),
+            Values::Address => f.write_str("an address with a port, such as 127.0.0.1:9464"),
+            Values::Time => f.write_str("a time from 100ms to 24h, such as 60s"),
         }
     }
 }

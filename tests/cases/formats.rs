@@ -60,7 +60,7 @@ fn pprof(arguments: &[&str], files: &[&Path]) -> String {
 
 /// `go tool pprof` itself: the `go` before it would leave it behind. Go builds it when it is first asked for, from its own
 /// sources: nothing is fetched, and nothing written outside the build folder.
-fn pprof_tool() -> &'static Path {
+pub fn pprof_tool() -> &'static Path {
     static TOOL: OnceLock<PathBuf> = OnceLock::new();
     TOOL.get_or_init(|| {
         let mut command = Command::new(tool("go"));

@@ -72,6 +72,11 @@ impl Browser {
         self.post("/url", &json!({"url": format!("file://{}{fragment}", file.display())}));
     }
 
+    /// Loads a page from a server and waits until it is loaded.
+    pub fn open_url(&self, url: &str) {
+        self.post("/url", &json!({"url": url}));
+    }
+
     /// Runs a script in the page; its `return` comes back.
     pub fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))

@@ -198,16 +198,10 @@ struct Checker<'a> {
 ///
 /// # Errors
 /// Why there is no report: the process ended meanwhile, its memory cannot be read, or the check was cancelled.
-pub fn run(subject: LiveSubject, mut types: StackTypes, order: &LiveOrder<'_>) -> Result<Outcome, String> {
+pub fn run(subject: &LiveSubject, mut types: StackTypes, order: &LiveOrder<'_>) -> Result<Outcome, String> {
     let (started, begun) = (time(SystemTime::now()), Instant::now());
-    let mut checker = Checker {
-        subject: &subject,
-        order,
-        suspects: Suspects::default(),
-        scans: 0,
-        since: None,
-        stopped: Duration::ZERO,
-    };
+    let mut checker =
+        Checker { subject, order, suspects: Suspects::default(), scans: 0, since: None, stopped: Duration::ZERO };
     let mut notes = Vec::new();
     for round in 1..=RUNNING {
         let scan = checker.scan(types, false)?;

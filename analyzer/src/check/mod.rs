@@ -1,12 +1,13 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
-//! [`roots`] says where the search begins, [`heap`] what the allocator holds free there, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
+//! [`live`] checks a process that runs on, [`inspector`] does so one at a time; [`roots`] says where the search begins, [`heap`] what the allocator holds free there, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod copy;
 mod go;
 mod grouping;
 mod heap;
+pub mod inspector;
 pub mod live;
 mod modules;
 mod roots;
@@ -34,6 +35,7 @@ use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans
 use crate::report::origin::Origin;
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
+use crate::session::types::StackTypes;
 use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
@@ -215,6 +217,34 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
     (order.found)(&found);
     found.check.stopped_ms = standing.release();
     conclude(&mut subject, order.level, order.names_peaks, found, begun)
+}
+
+/// What is alive in a process that runs on, without a look at it. Returns the names for who asks next.
+fn unclassified(subject: &live::LiveSubject, drained: Drained, level: Level, why: &str) -> (Report, StackTypes) {
+    let (started, begun) = (time(SystemTime::now()), Instant::now());
+    let blocks = drained.live.blocks();
+    let mut whole = Subject {
+        pid: subject.pid,
+        exe: subject.exe.clone(),
+        argv: subject.argv.clone(),
+        ended: None,
+        drained,
+        reach: Reach::Gone(String::new()),
+        writable_before: Vec::new(),
+        untraced: None,
+        notes: Vec::new(),
+    };
+    let found = Found {
+        blocks,
+        looked: None,
+        means: MemoryMeans::None,
+        memory_reason: Some(why.into()),
+        notes: Vec::new(),
+        check: Check { started, duration_s: 0.0, stopped_ms: 0.0, scans: 0 },
+        ended: None,
+    };
+    let report = conclude(&mut whole, level, false, found, begun);
+    (report, whole.drained.types)
 }
 
 /// What a check found out about the memory: with what the session brought together, all that a report is made of.

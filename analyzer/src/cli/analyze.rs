@@ -1,6 +1,8 @@
 //! `avleak analyze FD`: the analyzer process, which its keeper starts, and starts again where it is killed.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -10,7 +12,9 @@ use crossbeam_channel::{Sender, bounded, never, select};
 use rustix::fs::MemfdFlags;
 use rustix::net::SocketType;
 
-use super::watch::{Told, Watch};
+use super::gate_options::GateOptions;
+use super::watch::{Note, Noted, Told, Watch};
+use crate::http::{self, board::Board};
 use crate::keeper::message::{self, FromAnalyzer, ToAnalyzer};
 use crate::report::model::Report;
 use crate::report::verdict::EXIT_AVLEAK;
@@ -27,7 +31,8 @@ pub struct AnalyzeArgs {
 
 /// What the keeper's messages come to.
 enum Order {
-    Registration(ServerEvent),
+    /// With what the monitor of another analyzer knew.
+    Registration(ServerEvent, Option<Vec<u8>>),
     Ready,
     Cancel,
     GiveUp,
@@ -41,8 +46,9 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
     };
     // It was started as /proc/self/exe: `top` would show "exe".
     let _ = rustix::thread::set_name(c"avleak-analyzer");
-    let Some((ToAnalyzer::Setup(setup), descriptors)) = message::receive::<ToAnalyzer>(&socket) else { return 0 };
+    let Some((ToAnalyzer::Setup(setup), mut descriptors)) = message::receive::<ToAnalyzer>(&socket) else { return 0 };
     let socket = Arc::new(socket);
+    let listener = setup.http.as_ref().and_then(|_| descriptors.pop());
     let mut why_not = setup.untraced;
     let tracer = descriptors.into_iter().next().and_then(|descriptor| {
         match Tracer::over(descriptor, Duration::from_millis(setup.patience_ms)) {
@@ -55,8 +61,23 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
     });
     let for_told = socket.clone();
     let told: Told = Arc::new(move |number, report| tell(&for_told, number, report));
-    let mut watch = Watch::new(setup.level, setup.quiet, tracer.clone(), told);
+    let for_noted = socket.clone();
+    let noted: Noted = Arc::new(move |what| note(&for_noted, what));
+    let mut watch = Watch::new(setup.level, setup.quiet, tracer.clone(), told, noted);
     watch.names_peaks = setup.names_peaks;
+    // They could be read when the command was started.
+    match GateOptions::from(setup.let_through).load() {
+        Ok(rules) => watch.rules = Arc::new(rules),
+        Err(line) => watch.refusals.push(format!("nothing is let through in checks of running processes: {line}")),
+    }
+    watch.monitoring = setup.monitor;
+    if let (Some(listener), Some(service)) = (listener, &setup.http) {
+        let board = Board::default();
+        watch.board = Some(board.clone());
+        if let Err(error) = http::serve(TcpListener::from(listener), service, board) {
+            watch.refusals.push(format!("cannot start a thread to serve http: {error}"));
+        }
+    }
     // Without room: what the next message does begins when this one's outcome was taken, not before.
     let (sender, orders) = bounded(0);
     let (trace, for_orders) = (watch.trace(why_not), socket.clone());
@@ -72,8 +93,10 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
     loop {
         select! {
             recv(orders) -> order => match order {
-                Ok(Order::Registration(ServerEvent::Registered(session))) => watch.on_registered(session),
-                Ok(Order::Registration(ServerEvent::Refused { number, line })) => {
+                Ok(Order::Registration(ServerEvent::Registered(session), left)) => {
+                    watch.on_registered(session, left.as_deref());
+                }
+                Ok(Order::Registration(ServerEvent::Refused { number, line }, _)) => {
                     watch.refusals.push(line);
                     let _ = message::send(&socket, &FromAnalyzer::Refused { number }, &[]);
                 }
@@ -119,10 +142,11 @@ fn listen(socket: &OwnedFd, trace: &Trace, orders: &Sender<Order>) {
             ToAnalyzer::Ready => Order::Ready,
             ToAnalyzer::Cancel => Order::Cancel,
             ToAnalyzer::GiveUp => Order::GiveUp,
-            ToAnalyzer::Register { number, pid, has_vault, traced_before } => {
+            ToAnalyzer::Register { number, pid, has_vault, has_monitor, traced_before } => {
                 let mut descriptors = descriptors.into_iter();
                 let (Some(connection), Some(segment)) = (descriptors.next(), descriptors.next()) else { continue };
                 let vault = if has_vault { descriptors.next() } else { None };
+                let monitor = if has_monitor { descriptors.next() } else { None };
                 let pidfd = descriptors.next();
                 let arrived = Arrived { pid, connection: UnixStream::from(connection), segment, pidfd };
                 let event = server::register(Registered { number, arrived, vault }, trace, traced_before);
@@ -131,7 +155,7 @@ fn listen(socket: &OwnedFd, trace: &Trace, orders: &Sender<Order>) {
                 {
                     let _ = message::send(socket, &FromAnalyzer::Registered { number }, &[]);
                 }
-                Order::Registration(event)
+                Order::Registration(event, monitor.and_then(read))
             }
         };
         if orders.send(order).is_err() {
@@ -147,9 +171,7 @@ fn tell(socket: &OwnedFd, number: u64, report: Option<&Report>) {
         return;
     };
     let stored = || -> std::io::Result<()> {
-        let descriptor = rustix::fs::memfd_create("avleak-report", MemfdFlags::CLOEXEC)?;
-        let mut file = std::fs::File::from(descriptor);
-        file.write_all(&serde_json::to_vec(report)?)?;
+        let file = stored(&serde_json::to_vec(report)?)?;
         message::send(socket, &FromAnalyzer::Checked { number }, &[file.as_fd()])
     };
     if let Err(error) = stored() {
@@ -157,4 +179,32 @@ fn tell(socket: &OwnedFd, number: u64, report: Option<&Report>) {
         let _ = message::send(socket, &FromAnalyzer::Say(line), &[]);
         let _ = message::send(socket, &FromAnalyzer::Checked { number }, &[]);
     }
+}
+
+/// Tells the keeper what comes up while processes run on.
+fn note(socket: &OwnedFd, what: Note<'_>) {
+    match what {
+        Note::Line(line) => _ = message::send(socket, &FromAnalyzer::SayNow(line), &[]),
+        Note::Monitored(number, state) => {
+            // Where there is no memory for it another analyzer's monitor begins anew.
+            if let Ok(file) = stored(state) {
+                let _ = message::send(socket, &FromAnalyzer::Monitored { number }, &[file.as_fd()]);
+            }
+        }
+    }
+}
+
+/// In a memfd, to be handed over.
+fn stored(bytes: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("avleak", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// What was handed over.
+fn read(descriptor: OwnedFd) -> Option<Vec<u8>> {
+    let mut file = File::from(descriptor);
+    let mut bytes = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).ok()?;
+    Some(bytes)
 }

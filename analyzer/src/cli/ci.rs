@@ -11,6 +11,8 @@ use super::only::OnlyArgs;
 use super::outputs::{self, Outputs};
 use super::python::PythonArgs;
 use super::run::{self, LevelArg};
+use crate::http;
+use crate::monitor::settings::Wishes;
 use crate::render::ci::workspace::Workspace;
 use crate::render::ci::{github, gitlab, step_summary, summary};
 use crate::render::style::ColorChoice;
@@ -114,6 +116,9 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
         files: !args.outputs.wanted().is_empty(),
         python: args.python,
         only: &args.only,
+        monitor: &Wishes::default(),
+        http: &http::Wish::default(),
+        gate: &args.gate,
     };
     let observation = observe(&order)?;
     let mut report = observation.sum_up(&args.command, &rules, i32::from(args.error_exitcode));

@@ -5,9 +5,12 @@ use crate::gate::apply::{KnownGroups, Rules};
 use crate::gate::baseline::Baseline;
 use crate::gate::generate;
 use crate::gate::suppression_file::Suppressions;
+use crate::keeper::message::LetThrough;
 use crate::render::json;
 use crate::report::model::Report;
+use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// What the verdict lets through.
@@ -30,6 +33,31 @@ pub struct GateOptions {
     /// How much a group of the baseline may grow
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     pub slack: f64,
+}
+
+impl From<&GateOptions> for LetThrough {
+    fn from(options: &GateOptions) -> Self {
+        let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+        Self {
+            suppressions: options.suppressions.iter().map(bytes).collect(),
+            no_default_suppressions: options.no_default_suppressions,
+            baseline: options.baseline.as_ref().map(bytes),
+            slack: options.slack,
+        }
+    }
+}
+
+impl From<LetThrough> for GateOptions {
+    fn from(files: LetThrough) -> Self {
+        let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
+        Self {
+            suppressions: files.suppressions.into_iter().map(path).collect(),
+            no_default_suppressions: files.no_default_suppressions,
+            gen_suppressions: None,
+            baseline: files.baseline.map(path),
+            slack: files.slack,
+        }
+    }
 }
 
 /// A number of percent, 0 or more; a `%` behind it is allowed.

@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 use avleak_wire::registration::PATIENCE_VARIABLE;
 use crossbeam_channel::{never, select};
 
+use super::gate_options::GateOptions;
 use super::linked_in;
 use super::only::OnlyArgs;
 use super::preflight::{self, Preflight};
 use super::python::{self, PythonArgs};
+use super::serve;
 use super::supervise::{Supervisor, SupervisorEvent};
 use crate::gate::apply::Rules;
+use crate::http;
 use crate::keeper::{Keeper, KeeperOptions};
+use crate::monitor::settings::Wishes;
 use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
 use crate::report::verdict;
 
@@ -44,6 +48,12 @@ pub struct Order<'a> {
     pub python: PythonArgs,
     /// Which of its programs to watch.
     pub only: &'a OnlyArgs,
+    /// How processes are checked while they run on, before what AVLEAK_OPTIONS say.
+    pub monitor: &'a Wishes,
+    /// Where is told of them over HTTP, before what AVLEAK_OPTIONS say.
+    pub http: &'a http::Wish,
+    /// What such checks let through.
+    pub gate: &'a GateOptions,
 }
 
 /// What was seen of a command that has ended.
@@ -113,14 +123,19 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         Preflight::Refused { message, .. } => return Err(message),
     };
     let preload = preflight::preload_value(&library, std::env::var_os("LD_PRELOAD").as_deref())?;
-    let options = super::serve::Options::from_environment();
+    let options = serve::Options::from_environment();
     let mut keeper = Keeper::start(&KeeperOptions {
         level: order.level,
         quiet: order.quiet,
         names_peaks: order.files,
         traces: options.ptrace,
         patience: PATIENCE,
+        monitor: order.monitor.clone().or(options.monitor).settle(&options.report_dir.to_string_lossy()),
+        http: order.http.clone().or(options.http),
+        let_through: order.gate.into(),
     })?;
+    // Where it serves is known before the command can want to know.
+    keeper.lines.drain(..).for_each(|line| say(&line));
     let socket = keeper.listen().map_err(|error| error.to_string())?;
     let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
     let mut environment = vec![
@@ -196,6 +211,7 @@ fn follow(keeper: &mut Keeper, supervisor: &Supervisor, marks: (&str, &OnlyArgs)
     let mut told = false;
     let (mut survivors, mut dormant, mut given_up) = (Vec::new(), Vec::new(), false);
     loop {
+        keeper.lines.drain(..).for_each(|line| say(&line));
         if supervised.is_none() && keeper.is_idle() {
             // What registered in the very last moment is in the channel by now.
             if let Ok(one) = news.try_recv() {

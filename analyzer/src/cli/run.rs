@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
 use super::gate_options::GateOptions;
+use super::http_options::HttpArgs;
+use super::monitor_options::MonitorArgs;
 use super::observe::{Observation, Order, observe, say};
 use super::only::OnlyArgs;
 use super::outputs::Outputs;
@@ -44,6 +46,10 @@ pub struct RunArgs {
     #[command(flatten)]
     gate: GateOptions,
     #[command(flatten)]
+    monitor: MonitorArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
     outputs: Outputs,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -83,6 +89,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
     args.outputs.check().map_err(|error| format!("{error}; the command was not started"))?;
     let rules = args.gate.load().map_err(|line| format!("{line}; the command was not started"))?;
     args.gate.check().map_err(|error| format!("{error}; the command was not started"))?;
+    let wishes = args.monitor.wishes().map_err(|line| format!("{line}; the command was not started"))?;
     let order = Order {
         command: &args.command,
         level: args.level.into(),
@@ -90,6 +97,9 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         files: !args.outputs.wanted().is_empty(),
         python: args.python,
         only: &args.only,
+        monitor: &wishes,
+        http: &args.http.wish(),
+        gate: &args.gate,
     };
     conclude(args, &rules, observe(&order)?)
 }

@@ -10,7 +10,9 @@ use avleak_wire::options::{self, KEYS};
 use avleak_wire::registration::PATIENCE_MS;
 
 use super::gate_options::GateOptions;
+use crate::http;
 use crate::keeper::{Keeper, KeeperOptions, News};
+use crate::monitor::settings::Wishes;
 use crate::render::json;
 use crate::report::model::{Level, Report, Verdict};
 use crate::report::verdict::EXIT_AVLEAK;
@@ -35,6 +37,10 @@ pub struct Options {
     pub quiet: bool,
     /// Trace the process.
     pub ptrace: bool,
+    /// Check it while it runs on.
+    pub monitor: Wishes,
+    /// Tell of it over HTTP.
+    pub http: http::Wish,
 }
 
 /// The folder in which the program was started: it may have moved since (a daemon goes to `/`).
@@ -50,7 +56,15 @@ impl Options {
     }
 
     fn parse(text: &str) -> Self {
-        let mut options = Self { report_dir: working_folder(), level: Level::Normal, quiet: false, ptrace: true };
+        let folder = working_folder();
+        let mut options = Self {
+            report_dir: folder.clone(),
+            level: Level::Normal,
+            quiet: false,
+            ptrace: true,
+            monitor: Wishes::default(),
+            http: http::Wish::default(),
+        };
         let take = |key: &'static str, value: &str| match key {
             "report_dir" => options.report_dir = options.report_dir.join(value),
             "level" => {
@@ -62,6 +76,16 @@ impl Options {
             }
             "quiet" => options.quiet = value == "1",
             "ptrace" => options.ptrace = value == "1",
+            "check_interval" => options.monitor.interval_ms = options::milliseconds(value),
+            "alert_frames" => options.monitor.frames = options::count(value),
+            "alert_bytes" => options.monitor.bytes = options::bytes(value),
+            "alert_growth" => options.monitor.growth = options::count(value),
+            // A name alone is looked for in PATH.
+            "alert_command" if !value.contains('/') => options.monitor.command = Some(value.into()),
+            "alert_command" => options.monitor.command = folder.join(value).to_str().map(Into::into),
+            "alert_file" => options.monitor.file = folder.join(value).to_str().map(Into::into),
+            "http" => options.http.address = options::address(value),
+            "http_token_file" => options.http.token_file = Some(folder.join(value)),
             // The interposer's.
             _ => debug_assert!(KEYS.iter().any(|known| known.key == key)),
         };
@@ -95,6 +119,9 @@ pub fn run(args: &ServeArgs) -> i32 {
         names_peaks: true,
         traces: options.ptrace,
         patience: Duration::from_millis(PATIENCE_MS),
+        monitor: options.monitor.clone().settle(&options.report_dir.to_string_lossy()),
+        http: options.http.clone(),
+        let_through: (&GateOptions::default()).into(),
     };
     let mut keeper = match Keeper::start(&options_of_keeper) {
         Ok(keeper) => keeper,
@@ -105,7 +132,13 @@ pub fn run(args: &ServeArgs) -> i32 {
     };
     let news = keeper.news();
     keeper.on(News::Arrived(arrival));
-    while !keeper.is_idle() {
+    loop {
+        for line in keeper.lines.drain(..).filter(|_| !options.quiet) {
+            say(&line);
+        }
+        if keeper.is_idle() {
+            break;
+        }
         if let Ok(one) = news.recv() {
             keeper.on(one);
         }
@@ -167,5 +200,26 @@ mod tests {
         let options = Options::parse("report_dir=/var/log/avleak:level=draconian:quiet=1:ptrace=0:nonsense=3");
         assert_eq!(options.report_dir, PathBuf::from("/var/log/avleak"));
         assert_eq!((options.level, options.quiet, options.ptrace), (Level::Draconian, true, false));
+        assert_eq!((options.monitor, options.http), (Wishes::default(), http::Wish::default()));
+        let options = Options::parse("quiet=1:http=127.0.0.1:9464:http_token_file=/etc/token:level=strict");
+        assert_eq!((options.quiet, options.level), (true, Level::Strict));
+        assert_eq!(options.http.address, Some(([127, 0, 0, 1], 9464).into()));
+        assert_eq!(options.http.token_file, Some("/etc/token".into()));
+    }
+
+    #[test]
+    fn monitoring_is_read_too() {
+        let options =
+            Options::parse("check_interval=5m:alert_bytes=1G:alert_growth=0:alert_command=notify:alert_file=/log/a");
+        let expected = Wishes {
+            interval_ms: Some(300_000),
+            bytes: Some(1 << 30),
+            command: Some("notify".into()),
+            file: Some("/log/a".into()),
+            ..Wishes::default()
+        };
+        assert_eq!(options.monitor, expected);
+        let settings = options.monitor.settle("/log").expect("settings");
+        assert_eq!((settings.file.as_str(), settings.growth), ("/log/a", None));
     }
 }

@@ -4,19 +4,23 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use rustc_hash::FxHashSet;
 
 use super::control::{self, Answer, Asked, Door};
-use crate::check::live::{self, Identity, LiveOrder, LiveSubject};
+use crate::check::inspector::{self, Inspector};
 use crate::check::{self, Found, Order, Reach, Subject};
+use crate::gate::apply::Rules;
+use crate::http::board::{Board, Posted, Watched};
+use crate::monitor::Monitor;
+use crate::monitor::deliver::Delivery;
+use crate::monitor::rounds::{self, Rounds};
+use crate::monitor::settings::Settings;
 use crate::render::progress::Progress;
 use crate::report::model::{Ended, Level, Report};
 use crate::session::server::{Session, Trace};
-use crate::session::types::StackTypes;
 use crate::session::vault;
 use crate::target::tracer::{Tracer, TracerEvent};
 
@@ -44,6 +48,17 @@ pub enum WatchEvent {
 /// Whom the watch tells of its checks, from any thread: the session's number, and the report where there is one already.
 pub type Told = Arc<dyn Fn(u64, Option<&Report>) + Send + Sync>;
 
+/// What is told of a session under watch, from any thread.
+pub enum Note<'a> {
+    /// What its monitor would go on with, were this process killed.
+    Monitored(u64, &'a [u8]),
+    /// A line for whoever started avleak, now.
+    Line(String),
+}
+
+/// Whom the watch tells.
+pub type Noted = Arc<dyn Fn(Note<'_>) + Send + Sync>;
+
 /// The registered processes of one command or one bare preload.
 pub struct Watch {
     level: Level,
@@ -59,6 +74,13 @@ pub struct Watch {
     /// What made up the peaks is named in the reports.
     pub names_peaks: bool,
     told: Told,
+    /// How often processes are checked while they run on, and what is worth an alert.
+    pub monitoring: Option<Settings>,
+    /// What the verdict of such checks lets through.
+    pub rules: Arc<Rules>,
+    /// The processes, for whoever asks over HTTP.
+    pub board: Option<Board>,
+    noted: Noted,
     /// One line each: processes that could not be taken.
     pub refusals: Vec<String>,
     sender: Sender<WatchEvent>,
@@ -67,23 +89,19 @@ pub struct Watch {
 
 struct Known {
     session: Box<Session>,
-    /// What checks of the living process pass on to each other; one at a time.
-    passed_on: Arc<Mutex<PassedOn>>,
+    /// Checks it while it lives.
+    inspector: Arc<Inspector>,
+    /// Does so again and again; ended with the session.
+    _rounds: Option<Rounds>,
+    /// Taken off the board with the session.
+    _posted: Option<Posted>,
     /// Closed with the session.
     _door: Option<Door>,
 }
 
-#[derive(Default)]
-struct PassedOn {
-    /// Names.
-    types: Option<StackTypes>,
-    /// What was lost.
-    lost: FxHashSet<Identity>,
-}
-
 impl Watch {
     /// Nobody is watched yet. Without a tracer every process is reported unclassified.
-    pub fn new(level: Level, quiet: bool, tracer: Option<Arc<Tracer>>, told: Told) -> Self {
+    pub fn new(level: Level, quiet: bool, tracer: Option<Arc<Tracer>>, told: Told, noted: Noted) -> Self {
         let (sender, events) = unbounded();
         Self {
             level,
@@ -96,6 +114,10 @@ impl Watch {
             cancel: Arc::default(),
             names_peaks: true,
             told,
+            monitoring: None,
+            rules: Arc::default(),
+            board: None,
+            noted,
             refusals: Vec::new(),
             sender,
             events,
@@ -122,8 +144,8 @@ impl Watch {
         self.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// A process registered.
-    pub fn on_registered(&mut self, session: Box<Session>) {
+    /// A process registered. `left`: what the monitor of another analyzer knew of it.
+    pub fn on_registered(&mut self, session: Box<Session>, left: Option<&[u8]>) {
         let (pid, number) = (session.pid, session.number);
         let found = session.shelf.as_ref().and_then(vault::finding);
         if let Some(found) = found.and_then(|bytes| postcard::from_bytes::<Found>(&bytes).ok()) {
@@ -132,7 +154,18 @@ impl Watch {
         }
         self.await_death(&session);
         let door = control::open(pid, self.sender.clone(), move |asked| WatchEvent::Asked { session: number, asked });
-        let known = Known { session, passed_on: Arc::default(), _door: door };
+        let inspector = Arc::new(Inspector::new(&session, self.tracer.clone(), self.cancel.clone()));
+        let monitor = self.monitoring.clone().map(|settings| Arc::new(Mutex::new(Monitor::new(settings, left))));
+        let rounds = monitor.as_ref().and_then(|monitor| self.start_rounds(number, &inspector, monitor));
+        let posted = self.board.as_ref().map(|board| {
+            let process =
+                session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
+            let (inspector, rules) = (inspector.clone(), self.rules.clone());
+            let (level, checking) = (self.level, AtomicBool::new(false));
+            let history = Mutex::default();
+            board.put_up(number, Watched { process, inspector, monitor, level, rules, checking, history })
+        });
+        let known = Known { session, inspector, _rounds: rounds, _posted: posted, _door: door };
         if let Some(before) = self.sessions.insert(pid, known) {
             // The same process under a new program: the old image is gone.
             self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
@@ -216,46 +249,53 @@ impl Watch {
         }
     }
 
+    /// Where monitoring is wished for.
+    fn start_rounds(
+        &mut self,
+        number: u64,
+        inspector: &Arc<Inspector>,
+        monitor: &Arc<Mutex<Monitor>>,
+    ) -> Option<Rounds> {
+        let settings = self.monitoring.as_ref()?;
+        let (keep, say) = (self.noted.clone(), self.noted.clone());
+        let order = rounds::Order {
+            inspector: inspector.clone(),
+            level: self.level,
+            interval: Duration::from_millis(settings.interval_ms),
+            rules: self.rules.clone(),
+            monitor: monitor.clone(),
+            delivery: Delivery::new(settings.clone(), Arc::new(move |line| say(Note::Line(line)))),
+            keep: Box::new(move |state| keep(Note::Monitored(number, state))),
+        };
+        match rounds::start(order) {
+            Ok(rounds) => Some(rounds),
+            Err(error) => {
+                self.refusals.push(format!("cannot start a thread to monitor pid {}: {error}", inspector.pid()));
+                None
+            }
+        }
+    }
+
     /// On a thread of its own.
     fn check_living(&self, number: u64, asked: Asked) {
         let Some(known) = self.sessions.values().find(|known| known.session.number == number) else {
             return asked.answer(&Answer::Error("it ended".into()));
         };
-        let session = &known.session;
-        let subject = LiveSubject {
-            pid: session.pid,
-            exe: session.exe.to_string_lossy().into_owned(),
-            argv: session.argv.clone(),
-            origin: session.origin.clone(),
-            writable_before: session.writable_before.clone(),
-            untraced: session.untraced.clone(),
-            inquirer: session.drain.inquirer(),
-        };
-        let (exe, root) = (session.exe.clone(), session.root.clone());
-        let passed_on = known.passed_on.clone();
-        let tracer = self.tracer.clone().filter(|_| session.untraced.is_none());
-        let cancel = self.cancel.clone();
+        let (inspector, pid) = (known.inspector.clone(), known.session.pid);
         let work = move || {
-            let mut passed_on = passed_on.lock().unwrap_or_else(PoisonError::into_inner);
-            let segment = subject.inquirer.segment().clone();
-            let types = passed_on.types.take().unwrap_or_else(|| StackTypes::new(segment, exe, root.as_deref()));
-            let order = LiveOrder {
+            let question = inspector::Question {
                 level: asked.question.level,
                 hold: Duration::try_from_secs_f64(asked.question.hold_s).unwrap_or_default(),
-                known: asked.question.increased.then_some(&passed_on.lost),
-                tracer: tracer.as_deref(),
-                cancel: &cancel,
+                increased: asked.question.increased,
             };
-            match live::run(subject, types, &order) {
-                Ok(outcome) => {
-                    (passed_on.types, passed_on.lost) = (Some(outcome.types), outcome.lost);
-                    asked.answer(&Answer::Report(Box::new(outcome.report)));
-                }
-                Err(line) => asked.answer(&Answer::Error(line)),
-            }
+            let answer = match inspector.check(&question, true) {
+                Ok(report) => Answer::Report(Box::new(report)),
+                Err(line) => Answer::Error(line),
+            };
+            asked.answer(&answer);
         };
         // Where there is no thread whoever asked sees the connection closed.
-        let spawned = std::thread::Builder::new().name(format!("live-{}", session.pid)).spawn(work);
+        let spawned = std::thread::Builder::new().name(format!("live-{pid}")).spawn(work);
         drop(spawned);
     }
 
@@ -270,11 +310,22 @@ impl Watch {
 
     fn await_death(&self, session: &Session) {
         let number = session.number;
-        let Some(pidfd) = session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()) else { return };
+        let (pid, pidfd) = (session.pid, session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()));
         let sender = self.sender.clone();
         let spawned = std::thread::Builder::new().name(format!("await-{}", session.pid)).spawn(move || {
-            let mut polled = [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
-            while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
+            match pidfd {
+                Some(pidfd) => {
+                    let mut polled =
+                        [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
+                    while matches!(rustix::event::poll(&mut polled, None), Err(rustix::io::Errno::INTR)) {}
+                }
+                // It did not wait for its answer, and had ended before its descriptor could be had; or the kernel has none.
+                None => {
+                    while crate::target::threads::live_thread(pid).is_some() {
+                        std::thread::sleep(GRACE);
+                    }
+                }
+            }
             // The tracer knows more: it speaks first.
             std::thread::sleep(GRACE);
             let _ = sender.send(WatchEvent::Died { session: number });

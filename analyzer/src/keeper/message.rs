@@ -11,12 +11,14 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::http::Service;
+use crate::monitor::settings::Settings;
 use crate::report::model::Level;
 
 /// Longest message, bytes: one line of text in it at most.
 const LONGEST: usize = 32 << 10;
 /// Descriptors beside one message.
-const MOST_DESCRIPTORS: usize = 4;
+const MOST_DESCRIPTORS: usize = 5;
 
 /// What an analyzer is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,14 +33,33 @@ pub struct Setup {
     pub untraced: Option<String>,
     /// How long a process may have to wait until it is traced, milliseconds.
     pub patience_ms: u64,
+    /// How processes are checked while they run on; `None`: only when somebody asks.
+    pub monitor: Option<Settings>,
+    /// What is told over HTTP, on the socket that is the last descriptor beside this; `None`: nothing.
+    pub http: Option<Service>,
+    /// What the verdict of checks of running processes lets through.
+    pub let_through: LetThrough,
+}
+
+/// The files of suppressions and a baseline, as bytes: no path need be text.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LetThrough {
+    /// Of suppressions.
+    pub suppressions: Vec<Vec<u8>>,
+    /// Without those built in.
+    pub no_default_suppressions: bool,
+    /// The baseline.
+    pub baseline: Option<Vec<u8>>,
+    /// How much a group of it may grow, percent.
+    pub slack: f64,
 }
 
 /// To the analyzer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToAnalyzer {
     /// First of all; beside it the tracer's socket, if it is to trace.
-    Setup(Setup),
-    /// Watch this process; beside it connection, segment, and where there are such, vault and pidfd.
+    Setup(Box<Setup>),
+    /// Watch this process; beside it connection, segment, and where there are such, vault, its monitor's state, and pidfd.
     Register {
         /// The keeper's number for it.
         number: u64,
@@ -46,6 +67,8 @@ pub enum ToAnalyzer {
         pid: i32,
         /// The third descriptor is a vault.
         has_vault: bool,
+        /// The next one is what its monitor knew.
+        has_monitor: bool,
         /// The tracer that it was registered with, if it was, is the present one.
         traced_before: bool,
     },
@@ -80,8 +103,15 @@ pub enum FromAnalyzer {
         /// Which.
         number: u64,
     },
-    /// A line for whoever started avleak.
+    /// What its monitor would go on with; beside it, in a memfd.
+    Monitored {
+        /// Which.
+        number: u64,
+    },
+    /// A line for whoever started avleak, at the end.
     Say(String),
+    /// A line for whoever started avleak, now.
+    SayNow(String),
 }
 
 /// Sends a message; waits where the other end is slow.

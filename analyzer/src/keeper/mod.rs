@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use self::message::{FromAnalyzer, Setup, ToAnalyzer};
+use self::message::{FromAnalyzer, LetThrough, Setup, ToAnalyzer};
+use crate::http;
+use crate::monitor::settings::Settings;
 use crate::report::model::{Level, Report};
 use crate::session::server::{self, Arrival, Arrived, ServerError};
 use crate::session::vault;
@@ -66,12 +68,20 @@ pub struct KeeperOptions {
     pub traces: bool,
     /// How long a process may have to wait until it is traced.
     pub patience: Duration,
+    /// How processes are checked while they run on; `None`: only when somebody asks.
+    pub monitor: Option<Settings>,
+    /// Where is told of them over HTTP, if anywhere.
+    pub http: http::Wish,
+    /// What the verdict of checks of running processes lets through.
+    pub let_through: LetThrough,
 }
 
 struct Kept {
     arrived: Arrived,
     title: String,
     vault: Option<OwnedFd>,
+    /// What its monitor knows.
+    monitor: Option<OwnedFd>,
     /// It was registered with the present tracer.
     traced: bool,
     checking_since: Option<Instant>,
@@ -89,6 +99,8 @@ struct Analyzer {
 pub struct Keeper {
     setup: Setup,
     tracer: Option<TracerProcess>,
+    /// Of HTTP: who connects while no analyzer runs is answered by the next one.
+    listener: Option<OwnedFd>,
     analyzer: Option<Analyzer>,
     analyzers: u64,
     short_lives: u32,
@@ -99,6 +111,8 @@ pub struct Keeper {
     pub reports: Vec<Report>,
     /// One line each: what could not be watched.
     pub refusals: Vec<String>,
+    /// What is to be said now.
+    pub lines: Vec<String>,
     /// How often an analyzer was started in place of one that had died, and by what signal the last one had.
     pub restarts: (u64, Option<i32>),
     sender: Sender<News>,
@@ -125,16 +139,29 @@ impl Keeper {
             untraced = Some("ptrace=0 in AVLEAK_OPTIONS".into());
             None
         };
+        let (mut lines, mut listener, mut service) = (Vec::new(), None, None);
+        match http::open(&options.http) {
+            Ok(None) => {}
+            Ok(Some((socket, at))) => {
+                lines.push(format!("serving http://{}/", at.address));
+                (listener, service) = (Some(OwnedFd::from(socket)), Some(at));
+            }
+            Err(line) => lines.push(line),
+        }
         let setup = Setup {
             level: options.level,
             quiet: options.quiet,
             names_peaks: options.names_peaks,
             untraced,
             patience_ms: options.patience.as_millis() as u64,
+            monitor: options.monitor.clone(),
+            http: service,
+            let_through: options.let_through.clone(),
         };
         let mut keeper = Self {
             setup,
             tracer,
+            listener,
             analyzer: None,
             analyzers: 0,
             short_lives: 0,
@@ -143,6 +170,7 @@ impl Keeper {
             gave_up: false,
             reports: Vec::new(),
             refusals: Vec::new(),
+            lines,
             restarts: (0, None),
             sender,
             news,
@@ -224,7 +252,7 @@ impl Keeper {
         let title = format!("{name} (pid {})", arrived.pid);
         // Without one, another analyzer would begin with nothing, and say so.
         let vault = vault::create().ok();
-        let kept = Kept { arrived, title, vault, traced: false, checking_since: None, deaths: 0 };
+        let kept = Kept { arrived, title, vault, monitor: None, traced: false, checking_since: None, deaths: 0 };
         if self.analyzer.is_none() {
             self.reports.push(broken(
                 &kept,
@@ -240,11 +268,11 @@ impl Keeper {
     fn register(&self, number: u64) {
         let Some(kept) = self.sessions.get(&number) else { return };
         let Arrived { pid, connection, segment, pidfd } = &kept.arrived;
-        let has_vault = kept.vault.is_some();
-        let optional = [kept.vault.as_ref(), pidfd.as_ref()].into_iter().flatten();
+        let (has_vault, has_monitor) = (kept.vault.is_some(), kept.monitor.is_some());
+        let optional = [kept.vault.as_ref(), kept.monitor.as_ref(), pidfd.as_ref()].into_iter().flatten();
         let descriptors: Vec<BorrowedFd<'_>> =
             [connection.as_fd(), segment.as_fd()].into_iter().chain(optional.map(AsFd::as_fd)).collect();
-        let message = ToAnalyzer::Register { number, pid: *pid, has_vault, traced_before: kept.traced };
+        let message = ToAnalyzer::Register { number, pid: *pid, has_vault, has_monitor, traced_before: kept.traced };
         self.say(&message, &descriptors);
     }
 
@@ -288,7 +316,13 @@ impl Keeper {
             FromAnalyzer::Refused { number } => {
                 self.sessions.remove(&number);
             }
+            FromAnalyzer::Monitored { number } => {
+                if let Some(kept) = self.sessions.get_mut(&number) {
+                    kept.monitor = descriptors.into_iter().next();
+                }
+            }
             FromAnalyzer::Say(line) => self.refusals.push(line),
+            FromAnalyzer::SayNow(line) => self.lines.push(line),
         }
     }
 
@@ -351,9 +385,10 @@ impl Keeper {
             let _ = sender.send(News::Ended(number, end_of(child)));
         })?;
         let tracer = self.tracer.as_ref().and_then(|tracer| tracer.socket().ok());
-        let beside: Vec<BorrowedFd<'_>> = tracer.iter().map(AsFd::as_fd).collect();
+        let beside: Vec<BorrowedFd<'_>> =
+            tracer.iter().map(AsFd::as_fd).chain(self.listener.iter().map(AsFd::as_fd)).collect();
         // Where it fails it is gone already, and the thread above says so.
-        let _ = message::send(&ours, &ToAnalyzer::Setup(self.setup.clone()), &beside);
+        let _ = message::send(&ours, &ToAnalyzer::Setup(Box::new(self.setup.clone())), &beside);
         self.analyzer = Some(Analyzer { number, socket: ours, started: Instant::now() });
         Ok(())
     }

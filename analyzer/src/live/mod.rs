@@ -405,6 +405,11 @@ impl LiveSet {
         self.table.get(address).is_some_and(|entry| entry.is_alive() && entry.stamp == stamp)
     }
 
+    /// A block that was returned at `address` at that time, of which nothing else was told yet, has been given back.
+    pub fn has_ended(&self, address: u64, stamp: u64) -> bool {
+        self.table.get(address).is_some_and(|entry| !entry.is_alive() && entry.stamp >= stamp)
+    }
+
     /// How many blocks are alive.
     pub fn len(&self) -> u64 {
         self.live

@@ -10,12 +10,12 @@ use crate::report::model::{Frame, Group, Report, Totals, Verdict};
 use crate::report::words::{contents, objects};
 
 /// `server (pid 812)`.
-pub(super) fn title(report: &Report) -> String {
+pub(crate) fn title(report: &Report) -> String {
     format!("{} (pid {})", summary::program(&report.target), report.target.pid)
 }
 
 /// `34 frames leaked, 361 MiB pinned`; `no leaks`; `inconclusive`.
-pub(super) fn finding(verdict: Verdict, leaks: &Totals) -> String {
+pub(crate) fn finding(verdict: Verdict, leaks: &Totals) -> String {
     match (verdict, leaks.pinned_bytes) {
         (Verdict::Leaks, 0) => format!("{} leaked", contents(leaks)),
         (Verdict::Leaks, pinned) => format!("{} leaked, {} pinned", contents(leaks), bytes(pinned)),
@@ -38,14 +38,14 @@ pub(super) fn what(group: &Group) -> String {
 }
 
 /// The frame to blame: the program's innermost one, else FFmpeg's outermost, else the outermost.
-pub(super) fn blamed(group: &Group) -> Option<&Frame> {
+pub(crate) fn blamed(group: &Group) -> Option<&Frame> {
     stack::own_frame(&group.stack)
         .or_else(|| group.stack.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
         .or(group.stack.last())
 }
 
 /// `decode_one (src/decode.c:88)`.
-pub(super) fn site(frame: &Frame) -> String {
+pub(crate) fn site(frame: &Frame) -> String {
     let name = stack::name(frame);
     match stack::place(frame) {
         Some(place) => format!("{name} ({place})"),
@@ -54,7 +54,7 @@ pub(super) fn site(frame: &Frame) -> String {
 }
 
 /// `30 AVFrame definitely lost, allocated in decode_one (src/decode.c:88)`.
-pub(super) fn line(group: &Group) -> String {
+pub(crate) fn line(group: &Group) -> String {
     let place = blamed(group).map_or_else(|| "a stack that was not recorded".to_string(), site);
     clean(&format!("{}, allocated in {place}", what(group)))
 }
@@ -67,7 +67,7 @@ pub(super) fn block(number: usize, group: &Group, duration_s: f64) -> String {
 }
 
 /// On one line and without control characters, which no format wants and XML forbids: each becomes U+FFFD, a newline a space.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     clean_text(text).replace('\n', " ")
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 /// `ENOSPC`; the error's own text where it carries no number or one without a name here.
 pub fn name(error: &io::Error) -> String {
-    const NAMES: [(i32, &str); 26] = [
+    const NAMES: [(i32, &str); 28] = [
         (libc::EPERM, "EPERM"),
         (libc::ENOENT, "ENOENT"),
         (libc::EINTR, "EINTR"),
@@ -31,6 +31,8 @@ pub fn name(error: &io::Error) -> String {
         (libc::ENAMETOOLONG, "ENAMETOOLONG"),
         (libc::ELOOP, "ELOOP"),
         (libc::EDQUOT, "EDQUOT"),
+        (libc::EADDRINUSE, "EADDRINUSE"),
+        (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
     ];
     let known = error.raw_os_error().and_then(|number| NAMES.iter().find(|(n, _)| *n == number));
     known.map_or_else(|| error.to_string(), |(_, name)| (*name).to_string())

@@ -2,7 +2,7 @@
 //!
 //! [`format`] lists the formats; each has a file of its own.
 
-mod brief;
+pub(crate) mod brief;
 pub mod ci;
 pub mod csv;
 pub mod diff;

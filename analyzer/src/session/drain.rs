@@ -22,6 +22,7 @@ use super::segment::Segment;
 use super::timeline::Timeline;
 use super::types::StackTypes;
 use super::vault::{self, Journal, Left, PieceWriter, Told, Vault};
+use crate::kind::ObjectKind;
 use crate::live::{LiveBlock, LiveSet, Pending, Rings};
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
@@ -71,6 +72,29 @@ pub struct Drained {
     pub waited_s: f64,
     /// What was alive over the run.
     pub timeline: Timeline,
+}
+
+/// A session's numbers at one moment: cheap to ask for, and nothing is looked at in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Numbers {
+    /// AVFrames that are alive.
+    pub frames: u64,
+    /// Blocks that are alive.
+    pub blocks: u64,
+    /// Bytes of payload that are alive.
+    pub payload_bytes: u64,
+    /// AVFrames made.
+    pub frames_allocated: u64,
+    /// AVFrames freed.
+    pub frames_freed: u64,
+    /// Blocks returned.
+    pub allocations: u64,
+    /// Blocks given back.
+    pub frees: u64,
+    /// Events lost.
+    pub dropped: u64,
+    /// Seconds that producers waited for this analyzer.
+    pub waited_s: f64,
 }
 
 /// What is asked of a drain from outside, and done on its thread between two passes.
@@ -245,6 +269,11 @@ impl Inquirer {
     /// What is alive now; `None` where the session ends.
     pub fn photograph(&self) -> Option<Photograph> {
         self.ask(Worker::photograph)
+    }
+
+    /// How it stands; `None` where the session ends.
+    pub fn numbers(&self) -> Option<Numbers> {
+        self.ask(Worker::numbers)
     }
 
     /// Which blocks that were returned at `stamp` or later are alive now, in no order; `None` where the session ends.
@@ -617,6 +646,49 @@ impl Worker {
         Photograph { calls, ..self.facts(now, live, self.timeline.clone()) }
     }
 
+    fn numbers(&mut self) -> Numbers {
+        let (counts, cancelled) = (&self.live.counts, self.cancelled());
+        let (dropped, waited_ns) = self.dropped_and_waited(counts.left_out);
+        let mut numbers = Numbers {
+            frames: self.live.census.frames,
+            blocks: self.live.len(),
+            payload_bytes: self.live.census.payload_bytes,
+            frames_allocated: counts.frames_allocated,
+            frames_freed: counts.frames_freed,
+            allocations: counts.allocations.saturating_add(cancelled),
+            frees: counts.frees.saturating_add(cancelled),
+            dropped,
+            waited_s: waited_ns as f64 / 1e9,
+        };
+        for ring in &self.rings {
+            ring.consumer.deaths(|made, _, count| {
+                if self.types.kind_by_stack(made) == ObjectKind::Frame {
+                    numbers.frames_allocated = numbers.frames_allocated.saturating_add(count);
+                    numbers.frames_freed = numbers.frames_freed.saturating_add(count);
+                }
+            });
+        }
+        for (ring, one) in self.young() {
+            if self.rings[ring].has_drained(&one) {
+                continue;
+            }
+            let event = one.event();
+            let kind = self.types.kind_of(event.stack, event.size);
+            let is_frame = u64::from(kind == ObjectKind::Frame);
+            numbers.allocations += 1;
+            numbers.frames_allocated += is_frame;
+            // Another thread's free is told at once.
+            if !self.live.has_ended(event.address, event.stamp) {
+                numbers.blocks += 1;
+                numbers.frames += is_frame;
+                if kind == ObjectKind::Payload {
+                    numbers.payload_bytes = numbers.payload_bytes.saturating_add(event.size);
+                }
+            }
+        }
+        numbers
+    }
+
     /// What died young and is only counted, to a live set that does not know of it yet.
     fn add_deaths(&mut self, live: &mut LiveSet) {
         for ring in &self.rings {
@@ -671,6 +743,14 @@ impl Worker {
     /// What the segment's headers say beside the live set.
     fn facts(&self, now: Reading, live: LiveSet, timeline: Timeline) -> Photograph {
         let calls = self.calls();
+        let (dropped, waited_ns) = self.dropped_and_waited(live.counts.left_out);
+        let corrupt_rings = self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64;
+        let (cancelled, first) = (self.cancelled(), self.first);
+        Photograph { live, timeline, cancelled, dropped, corrupt_rings, waited_ns, calls, first, now }
+    }
+
+    /// Events lost, and nanoseconds that producers waited.
+    fn dropped_and_waited(&self, left_out: u64) -> (u64, u64) {
         let mut dropped = self.segment.header().dropped_without_ring.load(Ordering::Relaxed);
         let mut waited_ns = 0u64;
         for ring in &self.rings {
@@ -678,11 +758,8 @@ impl Worker {
             dropped = dropped.saturating_add(header.dropped.load(Ordering::Relaxed));
             waited_ns = waited_ns.saturating_add(header.waited_ns.load(Ordering::Relaxed));
         }
-        let missed = [live.counts.left_out, self.left_behind, self.forgotten];
-        let dropped = missed.into_iter().fold(dropped, u64::saturating_add);
-        let corrupt_rings = self.rings.iter().filter(|ring| ring.consumer.is_corrupt()).count() as u64;
-        let (cancelled, first) = (self.cancelled(), self.first);
-        Photograph { live, timeline, cancelled, dropped, corrupt_rings, waited_ns, calls, first, now }
+        let missed = [left_out, self.left_behind, self.forgotten];
+        (missed.into_iter().fold(dropped, u64::saturating_add), waited_ns)
     }
 
     fn into_drained(mut self) -> Drained {

@@ -20,7 +20,11 @@ use super::text::{self, TextOptions};
 use crate::report::model::{RunReport, Verdict};
 use crate::report::words::ended;
 
-const STYLE: &str = include_str!("page.css");
+pub(crate) const STYLE: &str = include_str!("page.css");
+/// Elements and quantities, which the live page uses too.
+pub(crate) const BASE_SCRIPT: &str = include_str!("base.js");
+/// The charts, likewise.
+pub(crate) const CHART_SCRIPT: &str = include_str!("chart.js");
 const SCRIPT: &str = concat!(
     "(()=>{'use strict';\n",
     include_str!("base.js"),
@@ -111,7 +115,7 @@ fn plain(report: &AnyReport) -> (String, &'static str) {
 }
 
 /// What Content-Security-Policy knows an inline element by.
-fn hash(content: &str) -> String {
+pub(crate) fn hash(content: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
 }
 

@@ -1,0 +1,181 @@
+//! Checks of one process that runs on, one at a time: whoever asks for them, they pass names and what was lost on to each other.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustc_hash::FxHashSet;
+
+use super::live::{self, Identity, LiveOrder, LiveSubject};
+use crate::report::model::{Level, Report};
+use crate::session::drain::Numbers;
+use crate::session::server::Session;
+use crate::session::types::StackTypes;
+use crate::target::tracer::Tracer;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Question {
+    /// What counts as a leak.
+    pub level: Level,
+    /// Objects that are younger are not judged.
+    pub hold: Duration,
+    /// Only what was not lost at the last check.
+    pub increased: bool,
+}
+
+/// See the module.
+pub struct Inspector {
+    subject: LiveSubject,
+    exe: PathBuf,
+    root: Option<PathBuf>,
+    tracer: Option<Arc<Tracer>>,
+    cancel: Arc<AtomicBool>,
+    passed_on: Mutex<PassedOn>,
+    standing: Mutex<Standing>,
+}
+
+/// How the checks went so far.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Tally {
+    /// Checks that were begun.
+    pub checks: u64,
+    /// Those that came to nothing.
+    pub failed: u64,
+    /// For how long the process stood still, in all, seconds.
+    pub stopped_s: f64,
+}
+
+#[derive(Default)]
+struct Standing {
+    tally: Tally,
+    /// The highest numbers that were told.
+    told: Numbers,
+    last: Option<Arc<Report>>,
+}
+
+#[derive(Default)]
+struct PassedOn {
+    /// Names.
+    types: Option<StackTypes>,
+    /// What was lost.
+    lost: FxHashSet<Identity>,
+}
+
+impl Inspector {
+    /// Of this session's process. `cancel`: set to end every check early.
+    pub fn new(session: &Session, tracer: Option<Arc<Tracer>>, cancel: Arc<AtomicBool>) -> Self {
+        let subject = LiveSubject {
+            pid: session.pid,
+            exe: session.exe.to_string_lossy().into_owned(),
+            argv: session.argv.clone(),
+            origin: session.origin.clone(),
+            writable_before: session.writable_before.clone(),
+            untraced: session.untraced.clone(),
+            inquirer: session.drain.inquirer(),
+        };
+        Self {
+            subject,
+            exe: session.exe.clone(),
+            root: session.root.clone(),
+            tracer: tracer.filter(|_| session.untraced.is_none()),
+            cancel,
+            passed_on: Mutex::default(),
+            standing: Mutex::default(),
+        }
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> i32 {
+        self.subject.pid
+    }
+
+    /// Checks, after whoever does so already. `remember`: the next one that asks for what has increased is told what did since this.
+    ///
+    /// # Errors
+    /// See [`live::run`].
+    pub fn check(&self, question: &Question, remember: bool) -> Result<Report, String> {
+        let mut passed_on = self.passed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = self.subject.inquirer.segment().clone();
+        let fresh = || StackTypes::new(segment, self.exe.clone(), self.root.as_deref());
+        let types = passed_on.types.take().unwrap_or_else(fresh);
+        let order = LiveOrder {
+            level: question.level,
+            hold: question.hold,
+            known: question.increased.then_some(&passed_on.lost),
+            tracer: self.tracer.as_deref(),
+            cancel: &self.cancel,
+        };
+        let outcome = live::run(&self.subject, types, &order);
+        {
+            let mut standing = self.standing();
+            standing.tally.checks += 1;
+            match &outcome {
+                Ok(outcome) => standing.tally.stopped_s += outcome.report.check.stopped_ms / 1e3,
+                Err(_) => standing.tally.failed += 1,
+            }
+        }
+        let outcome = outcome?;
+        passed_on.types = Some(outcome.types);
+        if remember {
+            passed_on.lost = outcome.lost;
+        }
+        Ok(outcome.report)
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the checks went so far, by whomever they were asked for.
+    pub fn tally(&self) -> Tally {
+        self.standing().tally
+    }
+
+    /// Keeps the report of a whole check, as it was judged, for whoever wants to see the last one.
+    pub fn keep(&self, report: Report) -> Arc<Report> {
+        let report = Arc::new(report);
+        self.standing().last = Some(report.clone());
+        report
+    }
+
+    /// The last report that was kept.
+    pub fn kept(&self) -> Option<Arc<Report>> {
+        self.standing().last.clone()
+    }
+
+    /// What is alive now, by groups, unclassified: nothing of the process is read, and it goes on meanwhile.
+    ///
+    /// # Errors
+    /// It ended.
+    pub fn census(&self, level: Level) -> Result<Report, String> {
+        let mut passed_on = self.passed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = self.subject.inquirer.segment().clone();
+        let photograph = self.subject.inquirer.photograph().ok_or("the process ended")?;
+        let fresh = || StackTypes::new(segment.clone(), self.exe.clone(), self.root.as_deref());
+        let types = passed_on.types.take().unwrap_or_else(fresh);
+        let drained = photograph.develop(segment.clone(), types);
+        let (report, types) = super::unclassified(&self.subject, drained, level, "it was not checked yet");
+        passed_on.types = Some(types);
+        Ok(report)
+    }
+
+    /// How it stands; `None` where it ended. What counts up never falls: who died in between may be known by one way and not yet by the
+    /// other.
+    pub fn numbers(&self) -> Option<Numbers> {
+        let now = self.subject.inquirer.numbers()?;
+        let mut standing = self.standing();
+        let told = standing.told;
+        standing.told = Numbers {
+            frames_allocated: now.frames_allocated.max(told.frames_allocated),
+            frames_freed: now.frames_freed.max(told.frames_freed),
+            allocations: now.allocations.max(told.allocations),
+            frees: now.frees.max(told.frees),
+            dropped: now.dropped.max(told.dropped),
+            waited_s: now.waited_s.max(told.waited_s),
+            ..now
+        };
+        Some(standing.told)
+    }
+}
