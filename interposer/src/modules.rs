@@ -8,14 +8,13 @@ use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout as wire;
-use framehop::Unwinder as _;
-use framehop::x86_64::UnwinderX86_64;
+use framehop::{Unwinder as _, UnwinderNative};
 
 use crate::elf::{Dynamic, Layout};
 use crate::{arena, golang, python, segment, sys};
 
 /// The unwinder of one module.
-pub type Tables = UnwinderX86_64<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
+pub type Tables = UnwinderNative<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
 
 /// A module that was met.
 pub struct Module {
