@@ -4,6 +4,8 @@
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod copy;
+#[cfg(target_arch = "aarch64")]
+mod descriptor_aarch64;
 mod go;
 mod grouping;
 mod heap;

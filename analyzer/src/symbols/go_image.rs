@@ -94,7 +94,8 @@ impl GoImage {
 
     /// Runtime address minus address in the file, where the page at `offset` of the file is mapped at `start`.
     pub fn bias(&self, offset: u64, start: u64) -> Option<u64> {
-        let pages = |address: u64| address & !4095;
+        let page = rustix::param::page_size() as u64;
+        let pages = |address: u64| address & !(page - 1);
         let segment = self.segments.iter().find(|segment| pages(segment.0) == offset)?;
         Some(start.wrapping_sub(pages(segment.1)))
     }
