@@ -159,6 +159,13 @@ pub unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: crate::
             recorder::called(generation, caller, api);
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
+    let result = unsafe {
+        let slot = entry.slot.load(Ordering::Relaxed);
+        crate::aarch64::thunks::call(first, second, slot, real)
+    };
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
     let result = unsafe {
         core::mem::transmute::<*const c_void, extern "C" fn(u64, u64) -> u64>(real as *const c_void)(first, second)

@@ -1,6 +1,6 @@
 //! The second witness's thunks: see [`crate::slots`], whose table and handler they use.
 
-use core::arch::global_asm;
+use core::arch::{global_asm, naked_asm};
 
 use crate::slots::{self, Entry};
 use crate::{control, recorder, thread};
@@ -72,3 +72,15 @@ global_asm!(
     api = const core::mem::offset_of!(Entry, api),
     real = const core::mem::offset_of!(Entry, real),
 );
+
+/// Calls `real` with two arguments as an entry of the PLT would: the address of its call slot is in x16.
+///
+/// A slot that is not bound leads to the head of its module's PLT, for every function the same: which one is meant only x16 tells. To
+/// a function x16 means nothing.
+///
+/// # Safety
+/// `real` is what ld.so put into `slot`, and takes these arguments.
+#[unsafe(naked)]
+pub unsafe extern "C" fn call(first: u64, second: u64, slot: u64, real: u64) -> u64 {
+    naked_asm!("hint #34", "mov x16, x2", "mov x17, x3", "br x17")
+}
