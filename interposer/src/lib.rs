@@ -54,6 +54,7 @@ mod settings;
 mod slots;
 mod spawn;
 mod stacks;
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/step.rs")]
 mod step;
 #[cfg_attr(target_arch = "aarch64", path = "aarch64/stubs.rs")]
 mod stubs;
