@@ -558,6 +558,9 @@ fn copy_tables(layout: &Layout) -> Option<Sections> {
     // Its end shows only by its content: the segment is copied, and what lies behind the table given back.
     let taken = (layout.eh_segment_end - frames_at).min(LARGEST_TABLE);
     let copied = copy(frames_at, taken)?;
+    #[cfg(target_arch = "aarch64")]
+    crate::aarch64::signing::forget(copied);
+    let copied = &*copied;
     let frames = &copied[..length_of_frames(copied)];
     arena::shrink(copied.as_ptr().cast_mut(), copied.len(), frames.len());
     Some(Sections {
@@ -588,7 +591,7 @@ fn length_of_frames(bytes: &[u8]) -> usize {
     at
 }
 
-fn copy(from: u64, len: u64) -> Option<&'static [u8]> {
+fn copy(from: u64, len: u64) -> Option<&'static mut [u8]> {
     if !arena::has_room(len + (2 << 20)) {
         return None;
     }
