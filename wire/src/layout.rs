@@ -46,7 +46,7 @@ pub const RING_STRIDE: u64 = DEATHS_IN_RING + DEATH_SLOTS as u64 * size_of::<cra
 /// Bytes of the whole (sparse) segment.
 pub const SEGMENT_BYTES: u64 = RINGS_OFFSET + MAX_RINGS as u64 * RING_STRIDE;
 
-/// Which clock the stamps are from: [`Header::clock`].
+/// Which clock the stamps are from: [`Header::clock`]. This: the processor's counter; on AArch64 CNTVCT_EL0, 16 units to a tick.
 pub const CLOCK_TSC: u32 = 1;
 /// The stamps are nanoseconds of CLOCK_MONOTONIC, because the TSC is not invariant here.
 pub const CLOCK_MONOTONIC: u32 = 2;

@@ -1,7 +1,7 @@
 //! Stamps: the virtual counter (CNTVCT_EL0), which every core reads alike and Linux lets programs read.
 //!
 //! It may be slow: 24 MHz is common, where a thread frees a block and gets it back within one tick. Stamps of one thread are therefore
-//! made to rise: a tick is [`SUBDIVISIONS`] units, and each stamp is at least one more than the thread's last. Between threads the counter alone
+//! made to rise: a tick is 16 units, and each stamp is at least one more than the thread's last. Between threads the counter alone
 //! decides: a block that goes from one core to another takes longer than a tick of 42 ns.
 
 use core::arch::asm;
@@ -9,7 +9,7 @@ use core::arch::asm;
 use super::tls;
 
 /// Units of a stamp in a tick, as a power of two. The analyzer's reading has the same (analyzer/src/session/clock.rs).
-const SUBDIVISIONS: u32 = 6;
+const SUBDIVISIONS: u32 = 4;
 
 /// A stamp not older than anything this thread did before.
 #[inline(always)]
