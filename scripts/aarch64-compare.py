@@ -48,7 +48,7 @@ def main():
             ["aarch64-linux-gnu-addr2line", "-fie", f"{folder}/{fixture}", *map(hex, own)],
             check=True, capture_output=True, text=True,
         ).stdout.splitlines()[::2]
-        if group["object"] == "AVFrame" and not {"frame_shell", "hide"} <= set(names):
+        if group["object"] == "AVFrame" and "frame_shell" not in names:
             problems.append(f"a stack of {group['object']} is {names}")
     if problems:
         return fail(fixture, "; ".join(problems), text)

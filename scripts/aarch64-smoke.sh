@@ -39,7 +39,7 @@ fi
 libraries=$root/usr/lib/aarch64-linux-gnu
 failed=0
 # The last one signs its return addresses, which the emulated processor checks: what every program of Debian trixie does.
-for fixture in leak_batch leak_worker_return leak_move_ref threads_many tls_destructors packets leak_batch.signed; do
+for fixture in leak_batch leak_worker_return leak_move_ref threads_many tls_destructors packets nine_frames host_coroutines leak_batch.signed; do
     protection=none
     [ "$fixture" = "${fixture%.signed}" ] || protection=standard
     aarch64-linux-gnu-gcc --sysroot="$root" -D_GNU_SOURCE -g -O1 -fno-builtin -mbranch-protection=$protection -fomit-frame-pointer \
