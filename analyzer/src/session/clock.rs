@@ -37,14 +37,14 @@ fn tsc_now() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The virtual counter, in the interposer's units (interposer/src/aarch64/clock.rs): 16 to a tick.
+/// The virtual counter, in the units of stamps.
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code, reason = "the counter has no accessor")]
 fn tsc_now() -> u64 {
     let ticks: u64;
     // SAFETY: reads a counter, which Linux lets programs read.
     unsafe { core::arch::asm!("mrs {ticks}, cntvct_el0", ticks = out(reg) ticks, options(nomem, nostack)) };
-    ticks << 4
+    ticks << avleak_wire::layout::AARCH64_TICK_BITS
 }
 
 impl Clock {
