@@ -39,17 +39,19 @@ fi
 libraries=$root/usr/lib/aarch64-linux-gnu
 failed=0
 # The last one signs its return addresses, which the emulated processor checks: what every program of Debian trixie does.
-for fixture in leak_batch leak_worker_return leak_move_ref threads_many tls_destructors packets nine_frames host_coroutines leak_batch.signed; do
+for fixture in leak_batch leak_worker_return leak_move_ref threads_many tls_destructors packets nine_frames host_coroutines storm leak_batch.signed; do
     protection=none
     [ "$fixture" = "${fixture%.signed}" ] || protection=standard
     aarch64-linux-gnu-gcc --sysroot="$root" -D_GNU_SOURCE -g -O1 -fno-builtin -mbranch-protection=$protection -fomit-frame-pointer \
         -I"$root/usr/include" -I"$root/usr/include/aarch64-linux-gnu" \
         "tests/programs/${fixture%.signed}.c" -o "$run/$fixture" -L"$libraries" -Wl,-rpath-link,"$libraries:$root/lib/aarch64-linux-gnu" \
         -Wl,--as-needed -lavcodec -lavutil -lpthread
+    arguments=()
+    [ "$fixture" != storm ] || arguments=(4 3 lost)
     code=0
     # verify: each stack is unwound once more, by the C++ ABI's unwinder.
     AVLEAK_OPTIONS=verify=1 timeout 300 unshare -Urm "$0" --inside "$qemu" \
-        /work/avleak run --json /work/report.json -- "/work/$fixture" >"$run/$fixture.out" 2>&1 </dev/null || code=$?
+        /work/avleak run --json /work/report.json -- "/work/$fixture" "${arguments[@]}" >"$run/$fixture.out" 2>&1 </dev/null || code=$?
     scripts/aarch64-compare.py "$fixture" "$code" "$run" || failed=1
 done
 exit $failed
