@@ -24,8 +24,8 @@ export SOURCE_DATE_EPOCH
 # Standard input is a terminal's otherwise, which zig looks at.
 dist=$target/dist
 # A folder of its own: what zig links and what the machine's linker does would take each other for out of date.
-CARGO_TARGET_DIR=$dist/build cargo zigbuild --release --locked --target $triple.2.17 -p avleak -p avleak-interposer </dev/null
-built=$dist/build/$triple/release
+CARGO_TARGET_DIR=$dist/build cargo zigbuild --profile dist --locked --target $triple.2.17 -p avleak -p avleak-interposer </dev/null
+built=$dist/build/$triple/dist
 stage=$dist/stage
 rm -rf "$stage"
 mkdir -p "$stage"/{bin,lib,share/avleak,share/man/man1,share/doc/avleak}

@@ -12,20 +12,23 @@ const PAGE_BYTES: usize = if cfg!(target_arch = "aarch64") { 65536 } else { 4096
 pub struct Page {
     /// The present arming's generation; 0 while dormant.
     armed: AtomicU32,
-    /// `STAGE_*`.
-    stage: AtomicU32,
     /// Set by dlopen: loaded modules have to be looked at again.
     loaded_something: AtomicU32,
+    /// `STAGE_*`.
+    stage: AtomicU32,
     /// Set by dlopen too, cleared by dlsym only: an allocation elsewhere may look too early.
     loaded_for_lookup: AtomicU32,
     rest: [u32; PAGE_BYTES / 4 - 4],
 }
 
-/// The page. Its first word is read by the thunks' assembly too.
+// The stubs read both as one: where it is 0 a hook has nothing to do.
+const _: () = assert!(core::mem::offset_of!(Page, armed) == 0 && core::mem::offset_of!(Page, loaded_something) == 4);
+
+/// The page. Its first word is read by the thunks' assembly too, its first two by the stubs'.
 pub static ARMED_PAGE: Page = Page {
     armed: AtomicU32::new(0),
-    stage: AtomicU32::new(0),
     loaded_something: AtomicU32::new(0),
+    stage: AtomicU32::new(0),
     loaded_for_lookup: AtomicU32::new(0),
     rest: [0; PAGE_BYTES / 4 - 4],
 };

@@ -1,8 +1,8 @@
 //! Reading the mapped ELF objects of this process: program headers, dynamic section, symbols by name, relocations.
 //!
 //! A module that is met by an address on a stack may vanish while it is read (the address can be a leftover): all reads go through the
-//! kernel, which says so instead of faulting. Only [`Dynamic::each_slot`] reads directly: under dl_iterate_phdr, whose lock keeps
-//! modules mapped.
+//! kernel, which says so instead of faulting. Only [`Dynamic::of_mapped`] and [`Dynamic::each_slot`] read directly: under
+//! dl_iterate_phdr, whose lock keeps modules mapped.
 
 use core::ffi::CStr;
 
@@ -96,11 +96,12 @@ impl Layout {
         let len = size_of_val(&bytes);
         // SAFETY: any bytes are valid words; the slice covers exactly the array.
         let view = unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), len) };
-        let got = sys::read_self(start, &mut view[..64]);
+        // The program headers follow the header itself in what every linker writes: one call of the kernel reads both.
+        let got = sys::read_self(start, view);
         // SAFETY: 64 aligned bytes, every value of which is a valid header.
         let header = unsafe { bytes.as_ptr().cast::<libc::Elf64_Ehdr>().read() };
         let count = header.e_phnum as usize;
-        if got != 64
+        if got < 64
             || header.e_ident[..4] != *b"\x7fELF"
             || header.e_phentsize as usize != size_of::<libc::Elf64_Phdr>()
             || count > HEADERS
@@ -108,13 +109,17 @@ impl Layout {
         {
             return None;
         }
-        // SAFETY: as above.
-        let view = unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), count * 56) };
-        if sys::read_self(start + header.e_phoff, view) != view.len() {
-            return None;
+        let mut headers = bytes.as_ptr().wrapping_byte_add(64);
+        if header.e_phoff != 64 || got < 64 + count * 56 {
+            headers = bytes.as_ptr();
+            // SAFETY: as above.
+            let view = unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<u8>(), count * 56) };
+            if sys::read_self(start + header.e_phoff, view) != view.len() {
+                return None;
+            }
         }
         // SAFETY: `count` whole headers were read; every value is valid.
-        Some(Self::of(base, unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), count) }))
+        Some(Self::of(base, unsafe { core::slice::from_raw_parts(headers.cast(), count) }))
     }
 
     /// The GNU build id, where a note holds one: its bytes and how many.
@@ -172,13 +177,72 @@ pub struct Slot {
     pub at: u64,
     /// `R_GLOB_DAT` or `R_JUMP_SLOT`.
     pub kind: u32,
-    /// The symbol's name in the module's string table.
-    pub name: &'static CStr,
+    /// The symbol's name in the module's string table, and how much of the table there is.
+    name: (u64, u64),
 }
+
+impl Slot {
+    /// The symbol's name. Reads all of it: [`Self::begins_with`] first, where only some names matter.
+    #[inline(always)]
+    pub fn name(&self) -> &'static CStr {
+        if self.name.1 == 0 {
+            return c"";
+        }
+        // SAFETY: inside the mapped string table, which ends with a NUL.
+        unsafe { CStr::from_ptr(self.name.0 as *const _) }
+    }
+
+    /// The name begins with these bytes.
+    #[inline(always)]
+    pub fn begins_with<const N: usize>(&self, bytes: [u8; N]) -> bool {
+        // SAFETY: so many bytes of the string table are left, by the comparison before.
+        self.name.1 >= N as u64 && unsafe { (self.name.0 as *const [u8; N]).read() } == bytes
+    }
+
+    /// What the slot holds.
+    #[inline(always)]
+    pub fn bound(&self) -> u64 {
+        // SAFETY: a slot of a mapped module; see [`Dynamic::each_slot`].
+        unsafe { &*(self.at as *const core::sync::atomic::AtomicU64) }.load(core::sync::atomic::Ordering::Acquire)
+    }
+}
+
+/// Entries of a dynamic section that are read at a time …
+const ENTRIES_AT_ONCE: usize = 32;
+/// … and at most.
+const MOST_ENTRIES: usize = 256;
 
 impl Dynamic {
     /// Reads the section.
     pub fn of(layout: &Layout) -> Option<Self> {
+        Self::from_entries(layout, |at, entries| {
+            // SAFETY: the bytes of an array of numbers, which any bytes are valid for.
+            let view =
+                unsafe { core::slice::from_raw_parts_mut(entries.as_mut_ptr().cast::<u8>(), size_of_val(entries)) };
+            sys::read_self(at, view) / size_of::<[u64; 2]>()
+        })
+    }
+
+    /// The same without a call of the kernel.
+    ///
+    /// # Safety
+    /// The module stays mapped during the call: under dl_iterate_phdr.
+    pub unsafe fn of_mapped(layout: &Layout) -> Option<Self> {
+        Self::from_entries(layout, |at, entries| {
+            for (index, entry) in entries.iter_mut().enumerate() {
+                // SAFETY: the section ends with an entry of tag 0, and no further is read.
+                *entry = unsafe { *((at as *const [u64; 2]).add(index)) };
+                if entry[0] == 0 {
+                    return index + 1;
+                }
+            }
+            entries.len()
+        })
+    }
+
+    /// `fill`: reads as many entries from an address on as there are, up to its end; returns how many.
+    #[inline(always)]
+    fn from_entries(layout: &Layout, fill: impl Fn(u64, &mut [[u64; 2]]) -> usize) -> Option<Self> {
         let mut dynamic = Self {
             base: layout.base,
             symbols: 0,
@@ -195,8 +259,13 @@ impl Dynamic {
         }
         // glibc writes runtime addresses into the section where it is writable; the vDSO's holds offsets.
         let address = |value: u64| if value < layout.start { value.wrapping_add(layout.base) } else { value };
-        for index in 0..256 {
-            let [tag, value] = read::<[u64; 2]>(layout.dynamic + index * 16)?;
+        let (mut entries, mut have) = ([[0; 2]; ENTRIES_AT_ONCE], 0);
+        for index in 0..MOST_ENTRIES {
+            let place = index % ENTRIES_AT_ONCE;
+            if place == 0 {
+                have = fill(layout.dynamic + index as u64 * 16, &mut entries);
+            }
+            let [tag, value] = *entries[..have].get(place)?;
             match tag {
                 0 => break,
                 2 => dynamic.jump_relocations.1 = value,
@@ -213,14 +282,6 @@ impl Dynamic {
             }
         }
         (dynamic.symbols != 0 && dynamic.strings != 0).then_some(dynamic)
-    }
-
-    fn name(&self, offset: u32) -> &'static CStr {
-        if u64::from(offset) >= self.strings_len {
-            return c"";
-        }
-        // SAFETY: inside the mapped string table, which ends with a NUL.
-        unsafe { CStr::from_ptr((self.strings + u64::from(offset)) as *const _) }
     }
 
     /// The symbol is defined here (not merely used).
@@ -326,7 +387,9 @@ impl Dynamic {
                 }
                 // SAFETY: a symbol index of the module's own relocation.
                 let symbol = unsafe { &*(self.symbols as *const libc::Elf64_Sym).add((info >> 32) as usize) };
-                take(Slot { at: self.base.wrapping_add(offset), kind, name: self.name(symbol.st_name) });
+                let name = u64::from(symbol.st_name);
+                let name = (self.strings + name, self.strings_len.saturating_sub(name));
+                take(Slot { at: self.base.wrapping_add(offset), kind, name });
             }
         }
     }

@@ -19,6 +19,8 @@ use crate::unwind::Registers;
 
 /// Most section headers of a file that are read.
 const SECTIONS: usize = 128;
+/// Most bytes of section names that are searched: a section has a few dozen.
+const MOST_NAMES: u64 = 64 << 10;
 /// Most bytes of variables that are searched for `moduledata`.
 const MOST_DATA: u64 = 64 << 20;
 /// Offset of `text` and `etext` in `runtime.moduledata`, Go 1.18 and later.
@@ -46,6 +48,10 @@ fn find_code(layout: &Layout, name: &[u8]) -> Option<Code> {
     let mut one = [0; 64];
     whole(&file, &mut one, at + 64 * names as u64)?;
     let strings = word(&one, 24);
+    // This is asked of every object that comes up on a stack, and hardly one is Go's: no further calls for those.
+    if !mentions(&file, strings, word(&one, 32), b"gopclntab\0") {
+        return None;
+    }
     let (mut table, mut module) = (0, 0);
     for index in 0..count {
         whole(&file, &mut one, at + 64 * index as u64)?;
@@ -80,6 +86,25 @@ fn find_code(layout: &Layout, name: &[u8]) -> Option<Code> {
     }
     ([word(&bytes, 0), word(&bytes, 8)] == known)
         .then(|| (word(&bytes, TEXT as usize), word(&bytes, TEXT as usize + 8)))
+}
+
+/// `text` occurs in the file's `len` bytes from `at` on: its section names, which are a few hundred bytes.
+fn mentions(file: &File, at: u64, len: u64, text: &[u8]) -> bool {
+    let mut bytes = [0; 1024];
+    let mut done = 0;
+    while done < len.min(MOST_NAMES) {
+        let wanted = (len - done).min(bytes.len() as u64) as usize;
+        let got = file.read(at.saturating_add(done), &mut bytes[..wanted]);
+        if bytes[..got].windows(text.len()).any(|window| window == text) {
+            return true;
+        }
+        if got < wanted || got < bytes.len() {
+            return false;
+        }
+        // So much again that no name is cut in two.
+        done += (got - (text.len() - 1)) as u64;
+    }
+    false
 }
 
 /// Where two words lie in a row.

@@ -11,6 +11,10 @@ pub struct Real {
     address: AtomicPtr<c_void>,
 }
 
+/// Where in a [`Real`] its address lies, for the stubs.
+#[cfg(target_arch = "x86_64")]
+pub const ADDRESS: usize = core::mem::offset_of!(Real, address);
+
 impl Real {
     const fn new(name: &'static CStr) -> Self {
         Self { name, address: AtomicPtr::new(core::ptr::null_mut()) }
@@ -71,11 +75,13 @@ reals! {
 
 /// What ld.so and dlsym allocate before the real functions are known: a few hundred bytes, never given back.
 #[repr(C, align(16))]
-struct Early(core::cell::UnsafeCell<[u8; EARLY_BYTES]>);
-const EARLY_BYTES: usize = 16 << 10;
+pub struct Early(core::cell::UnsafeCell<[u8; EARLY_BYTES]>);
+/// How many bytes of it there are.
+pub const EARLY_BYTES: usize = 16 << 10;
 // SAFETY: pieces are handed out by an atomic counter and belong to the caller alone.
 unsafe impl Sync for Early {}
-static EARLY: Early = Early(core::cell::UnsafeCell::new([0; EARLY_BYTES]));
+/// The pieces.
+pub static EARLY: Early = Early(core::cell::UnsafeCell::new([0; EARLY_BYTES]));
 static EARLY_USED: AtomicUsize = AtomicUsize::new(0);
 
 fn early(size: usize, align: usize) -> Pointer {

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout as wire;
 
-use crate::elf::{Dynamic, Layout, R_GLOB_DAT, R_JUMP_SLOT};
+use crate::elf::{Dynamic, Layout, R_GLOB_DAT, R_JUMP_SLOT, Slot};
 use crate::modules::Module;
 #[cfg(target_arch = "x86_64")]
 use crate::thread;
@@ -235,10 +235,43 @@ pub fn scan_loaded() {
         control::note_unready();
         return;
     }
+    let mut scan = Scan { loads: None };
     // SAFETY: the callback has the required signature. dl_iterate_phdr's lock is only ever held for a moment.
-    unsafe { libc::dl_iterate_phdr(Some(visit), core::ptr::null_mut()) };
+    let cut_short = unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut scan).cast()) } != 0;
+    if let Some((added, removed)) = scan.loads
+        && !cut_short
+    {
+        SCANNED.0.store(added, Ordering::Relaxed);
+        SCANNED.1.store(removed, Ordering::Relaxed);
+    }
     SCANNING.store(false, Ordering::Release);
     publish_counts();
+}
+
+/// One look at all modules.
+struct Scan {
+    /// How many were ever loaded and unloaded, by the first record; `None` before it.
+    loads: Option<(u64, u64)>,
+}
+
+/// The same counts at the last whole look. Modules are met one by one, and each asks for a look: where nothing was loaded or unloaded since
+/// and nothing was left over then, there is nothing new.
+static SCANNED: (AtomicU64, AtomicU64) = (AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX));
+/// The last whole look met a slot that was not bound yet.
+static UNSETTLED: AtomicBool = AtomicBool::new(false);
+
+/// The first record of a look: whether it may end here.
+fn is_nothing_new(info: &libc::dl_phdr_info, size: usize, scan: &mut Scan) -> bool {
+    if scan.loads.is_some() {
+        return false;
+    }
+    // Before glibc 2.4 there are no counts.
+    let counts = size >= core::mem::offset_of!(libc::dl_phdr_info, dlpi_subs) + size_of_val(&info.dlpi_subs);
+    let loads = if counts { (info.dlpi_adds, info.dlpi_subs) } else { (u64::MAX, u64::MAX) };
+    scan.loads = Some(loads);
+    let known = (SCANNED.0.load(Ordering::Relaxed), SCANNED.1.load(Ordering::Relaxed));
+    let unsettled = UNSETTLED.swap(false, Ordering::Relaxed);
+    counts && known == loads && !unsettled
 }
 
 fn publish_counts() {
@@ -248,8 +281,12 @@ fn publish_counts() {
     }
 }
 
-unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
-    // SAFETY: dl_iterate_phdr passes a valid record with its own headers and name.
+unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, size: usize, scan: *mut c_void) -> c_int {
+    // SAFETY: dl_iterate_phdr passes a valid record and the pointer that [`scan_loaded`] gave.
+    if is_nothing_new(unsafe { &*info }, size, unsafe { &mut *scan.cast::<Scan>() }) {
+        return 1;
+    }
+    // SAFETY: a valid record with its own headers and name.
     let (layout, name) = unsafe {
         let info = &*info;
         let headers = core::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize);
@@ -286,7 +323,10 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, _data: *
         }
     }
     match patch(&layout) {
-        Found::Unready if UNREADY.fetch_add(1, Ordering::Relaxed) < MOST_UNREADY => control::note_unready(),
+        Found::Unready if UNREADY.fetch_add(1, Ordering::Relaxed) < MOST_UNREADY => {
+            UNSETTLED.store(true, Ordering::Relaxed);
+            control::note_unready();
+        }
         found => {
             if let Some(free) = free {
                 free.store((key & !1) | u64::from(!matches!(found, Found::Nothing)), Ordering::Relaxed);
@@ -309,19 +349,27 @@ enum Found {
 
 /// Fills the module's slots of interest. Under SCANNING, and inside dl_iterate_phdr, which keeps the module mapped.
 fn patch(layout: &Layout) -> Found {
-    let Some(dynamic) = Dynamic::of(layout) else { return Found::Nothing };
-    let family = stubs::malloc_family();
+    // SAFETY: shown by dl_iterate_phdr at this moment.
+    let Some(dynamic) = (unsafe { Dynamic::of_mapped(layout) }) else { return Found::Nothing };
     let (mut slots, mut unready) = (false, false);
-    let take = |slot: crate::elf::Slot| {
-        let name = slot.name.to_bytes();
-        let api =
-            name.starts_with(b"av_").then(|| wire::API_NAMES.iter().position(|api| api.as_bytes() == name)).flatten();
-        if let Some(api) = api {
+    let take = |slot: Slot| {
+        if !slot.begins_with(*b"av_") {
+            if let Some(hook) = hook_past_us(&slot)
+                && write(layout, slot.at, slot.bound(), hook)
+            {
+                PATCHED.fetch_add(1, Ordering::Relaxed);
+                // To be looked at again: it may come back to its old place after a dlclose.
+                slots = true;
+            }
+            return;
+        }
+        let name = slot.name();
+        if let Some(api) = wire::API_NAMES.iter().position(|api| api.as_bytes() == name.to_bytes()) {
             slots = true;
-            // SAFETY: a slot of a mapped module.
-            let bound = unsafe { &*(slot.at as *const AtomicU64) }.load(Ordering::Acquire);
+            let bound = slot.bound();
             if bound < 4096 {
                 // Null: not relocated yet, or a weak symbol without a definition.
+                UNSETTLED.store(true, Ordering::Relaxed);
                 return;
             }
             if slot.kind == R_JUMP_SLOT && bound < layout.start && bound < layout.end - layout.start {
@@ -329,24 +377,13 @@ fn patch(layout: &Layout) -> Found {
                 unready = true;
                 return;
             }
-            if slot.kind == R_GLOB_DAT && is_canonical_plt(layout, slot.name, bound) {
+            if slot.kind == R_GLOB_DAT && is_canonical_plt(layout, name, bound) {
                 return;
             }
             if !is_thunk(bound) {
                 note_user(layout.start);
-                let lazy = (layout.start..layout.end).contains(&bound) && !dynamic.defines(slot.name);
+                let lazy = (layout.start..layout.end).contains(&bound) && !dynamic.defines(name);
                 point_at_thunk(layout, slot.at, slot.kind, bound, api, lazy);
-            }
-        } else if let Some(&(_, hook)) = family.iter().find(|(known, _)| *known == slot.name) {
-            // SAFETY: a slot of a mapped module.
-            let bound = unsafe { &*(slot.at as *const AtomicU64) }.load(Ordering::Acquire);
-            if bound == hook {
-                return;
-            }
-            if bound != 0 && is_the_real(slot.name, bound) && write(layout, slot.at, bound, hook) {
-                PATCHED.fetch_add(1, Ordering::Relaxed);
-                // To be looked at again: it may come back to its old place after a dlclose.
-                slots = true;
             }
         }
     };
@@ -359,20 +396,29 @@ fn patch(layout: &Layout) -> Found {
     }
 }
 
-/// `bound` is what our hook itself would call: the slot was bound past us (RTLD_DEEPBIND).
-fn is_the_real(name: &CStr, bound: u64) -> bool {
+/// The hook for a slot that holds what our hook itself would call: the slot was bound past us (RTLD_DEEPBIND). Told by the address, for the
+/// names of all slots of all modules are many, and hardly one of them matters.
+#[inline(always)]
+fn hook_past_us(slot: &Slot) -> Option<u64> {
     use crate::real;
-    let real = match name.to_bytes() {
-        b"malloc" => &real::MALLOC,
-        b"calloc" => &real::CALLOC,
-        b"realloc" => &real::REALLOC,
-        b"free" => &real::FREE,
-        b"posix_memalign" => &real::POSIX_MEMALIGN,
-        b"memalign" => &real::MEMALIGN,
-        b"aligned_alloc" => &real::ALIGNED_ALLOC,
-        _ => return false,
-    };
-    real.address() as u64 == bound
+    let family = [
+        (&real::MALLOC, c"malloc"),
+        (&real::CALLOC, c"calloc"),
+        (&real::REALLOC, c"realloc"),
+        (&real::FREE, c"free"),
+        (&real::POSIX_MEMALIGN, c"posix_memalign"),
+        (&real::MEMALIGN, c"memalign"),
+        (&real::ALIGNED_ALLOC, c"aligned_alloc"),
+    ];
+    let bound = slot.bound();
+    if bound == 0 || family.iter().all(|(real, _)| real.address() as u64 != bound) {
+        return None;
+    }
+    // Two names may lead to one address.
+    let name = slot.name();
+    let known = family.iter().any(|(real, known)| *known == name && real.address() as u64 == bound);
+    let hooks = stubs::malloc_family();
+    hooks.iter().find(|(hooked, _)| known && *hooked == name).map(|&(_, hook)| hook).filter(|&hook| hook != bound)
 }
 
 /// The function's address in a program at a fixed address is that of its own PLT entry: a call through there meets the program's slot.

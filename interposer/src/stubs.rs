@@ -1,27 +1,81 @@
 //! The exported symbols: one table of every hooked function, with a naked stub for each.
 //!
 //! A stub puts the caller's stack pointer and frame pointer into the two argument registers behind the C arguments and tail-jumps,
-//! so that the return address stays where it was: unwinding starts at the caller, with no frame of ours.
+//! so that the return address stays where it was: unwinding starts at the caller, with no frame of ours. Those that every process calls all
+//! the time jump straight to the real function while there is nothing to do: dormant, and nothing was loaded.
 //! `scripts/check-exports.sh` compares `nm -D` with this table.
 
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 
-use crate::{hooks, loader, sandbox};
+use crate::{control, hooks, loader, real, sandbox};
+
+/// The code of a stub. With a real function behind it: jumps there where the control page says so ([`control::Page`]) and the function is
+/// known; with `early` too, where the block is none of those that were handed out before that ([`real::is_early`]).
+///
+/// What is begun here and is under way while another thread arms counts as older than the arming.
+macro_rules! stub {
+    ($hook:path, $sp:literal $bp:literal) => {
+        naked_asm!(
+            concat!("mov ", $sp, ", rsp"),
+            concat!("mov ", $bp, ", rbp"),
+            "jmp {hook}",
+            hook = sym $hook,
+        )
+    };
+    ($hook:path, $sp:literal $bp:literal $real:path) => {
+        naked_asm!(
+            "mov rax, qword ptr [rip + {real} + {address}]",
+            "cmp qword ptr [rip + {page}], 0",
+            "jne 2f",
+            "test rax, rax",
+            "jz 2f",
+            "jmp rax",
+            "2:",
+            concat!("mov ", $sp, ", rsp"),
+            concat!("mov ", $bp, ", rbp"),
+            "jmp {hook}",
+            hook = sym $hook,
+            real = sym $real,
+            address = const real::ADDRESS,
+            page = sym control::ARMED_PAGE,
+        )
+    };
+    ($hook:path, $sp:literal $bp:literal $real:path, early) => {
+        naked_asm!(
+            "mov rax, qword ptr [rip + {real} + {address}]",
+            "cmp qword ptr [rip + {page}], 0",
+            "jne 2f",
+            "test rax, rax",
+            "jz 2f",
+            "lea r11, [rip + {early}]",
+            "neg r11",
+            "add r11, rdi",
+            "cmp r11, {early_bytes}",
+            "jb 2f",
+            "jmp rax",
+            "2:",
+            concat!("mov ", $sp, ", rsp"),
+            concat!("mov ", $bp, ", rbp"),
+            "jmp {hook}",
+            hook = sym $hook,
+            real = sym $real,
+            address = const real::ADDRESS,
+            page = sym control::ARMED_PAGE,
+            early = sym real::EARLY,
+            early_bytes = const real::EARLY_BYTES,
+        )
+    };
+}
 
 macro_rules! stubs {
-    ($($name:ident($($argument:ty),*) $(-> $result:ty)? : $sp:literal $bp:literal;)*) => {
+    ($($name:ident($($argument:ty),*) $(-> $result:ty)? : $sp:literal $bp:literal $($real:path $(, $early:ident)?)?;)*) => {
         $(
             #[doc = concat!(stringify!($name), ": see [`hooks::", stringify!($name), "`].")]
             #[unsafe(naked)]
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($(_: $argument),*) $(-> $result)? {
-                naked_asm!(
-                    concat!("mov ", $sp, ", rsp"),
-                    concat!("mov ", $bp, ", rbp"),
-                    "jmp {hook}",
-                    hook = sym hooks::$name,
-                )
+                stub!(hooks::$name, $sp $bp $($real $(, $early)?)?)
             }
         )*
         /// Every hooked function of the malloc family: name and the stub's address.
@@ -38,11 +92,11 @@ macro_rules! stubs {
 }
 
 stubs! {
-    malloc(usize) -> *mut c_void: "rsi" "rdx";
-    calloc(usize, usize) -> *mut c_void: "rdx" "rcx";
-    realloc(*mut c_void, usize) -> *mut c_void: "rdx" "rcx";
+    malloc(usize) -> *mut c_void: "rsi" "rdx" real::MALLOC;
+    calloc(usize, usize) -> *mut c_void: "rdx" "rcx" real::CALLOC;
+    realloc(*mut c_void, usize) -> *mut c_void: "rdx" "rcx" real::REALLOC, early;
     reallocarray(*mut c_void, usize, usize) -> *mut c_void: "rcx" "r8";
-    free(*mut c_void): "rsi" "rdx";
+    free(*mut c_void): "rsi" "rdx" real::FREE, early;
     free_sized(*mut c_void, usize): "rdx" "rcx";
     free_aligned_sized(*mut c_void, usize, usize): "rcx" "r8";
     posix_memalign(*mut *mut c_void, usize, usize) -> c_int: "rcx" "r8";

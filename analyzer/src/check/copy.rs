@@ -36,6 +36,22 @@ pub fn wanted(live: &LiveSet, touched: &Touched) -> Option<Vec<TargetRange>> {
     (live.len() >= MANY_BLOCKS || bytes_of(&wanted) >= MUCH).then_some(wanted)
 }
 
+/// Where blocks lie outside of what is copied first, large payload aside: memory that was never written, or another file's. They need not be
+/// sorted for that.
+pub fn outside(live: &LiveSet, copied: &[TargetRange]) -> Vec<TargetRange> {
+    let mut outside: Vec<TargetRange> = live
+        .ranges()
+        .filter(|&(kind, range)| kind != ObjectKind::Payload || range.len() < LARGE_PAYLOAD)
+        .map(|(_, range)| range)
+        .filter(|range| {
+            let next = copied.partition_point(|copied| copied.end <= range.start);
+            !copied.get(next).is_some_and(|copied| copied.start <= range.start && range.end <= copied.end)
+        })
+        .collect();
+    outside.sort_unstable();
+    without(&outside, copied)
+}
+
 /// So much is copied while a living process stands still for a moment: two or three milliseconds.
 const LITTLE: u64 = 6 << 20;
 
@@ -149,6 +165,32 @@ mod tests {
             }
             assert!(left.windows(2).all(|pair| pair[0].end <= pair[1].start));
         }
+    }
+
+    #[test]
+    fn what_of_blocks_lies_outside_is_told_before_they_are_sorted() {
+        use avleak_wire::event::{Event, KIND_ALLOC, KIND_FREE};
+        const PAYLOAD: u32 = 2;
+        let event = |kind, address, size, stack| Event { stamp: address, address, kind, size, stack };
+        let mut live = LiveSet::new();
+        live.apply_all(
+            &[
+                event(KIND_ALLOC, 0x9000, 0x100, 1),
+                event(KIND_ALLOC, 0x1f80, 0x100, 1),
+                event(KIND_ALLOC, 0x1000, 0x100, 1),
+                event(KIND_ALLOC, 0x4000, 0x100, 1),
+                event(KIND_ALLOC, 0x5000, 0x100, PAYLOAD),
+                event(KIND_ALLOC, 0x10_0000, LARGE_PAYLOAD, PAYLOAD),
+                event(KIND_ALLOC, 0x40_0000, 0x100, 1),
+                Event { stamp: 0x50_0000, ..event(KIND_FREE, 0x40_0000, 0, 1) },
+            ],
+            crate::live::Rings::One,
+            |stack, _| if stack == PAYLOAD { ObjectKind::Payload } else { ObjectKind::Plain },
+        );
+        let copied = ranges(&[(0x1000, 0x2000), (0x8ff0, 0x9080), (0x9080, 0x9090)]);
+        let expected = [(0x2000, 0x2080), (0x4000, 0x4100), (0x5000, 0x5100), (0x9090, 0x9100)];
+        assert_eq!(outside(&live, &copied), ranges(&expected));
+        assert_eq!(live.objects().len(), 2, "FFmpeg's own, large or small");
     }
 
     #[test]

@@ -350,27 +350,45 @@ fn look(
     let touched = Touched::read(tid, &maps, &roots::own_memory(drained, &maps));
     let target: &ProcessMemory = memory.inner();
     let most = copy::most();
-    let mut copied = None;
     let golang = GoProcess::discover(tid, &maps, threads, memory);
     // Go's heap is told by tables in its constants, and is marked rather than searched: that is done on the process itself.
     let has_go = !golang.runtimes.is_empty() || !golang.unjudged.is_empty();
+    let has_python = drained.segment.header().python_type.load(Ordering::Relaxed) != 0;
     // A copy leaves payload out, which is searched where events were missed.
-    if !has_go && !missed && copy::is_worth_a_thought(&drained.live, &touched) {
-        let live = &drained.live;
-        std::thread::scope(|scope| {
-            let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
-            *blocks = live.blocks();
-            copied = copying.join().ok().flatten();
-        });
+    let is_copied = !has_go && !missed && copy::is_worth_a_thought(&drained.live, &touched);
+    // Python's dead objects are told by types anywhere in the process's memory; without those all that is needed can be told before the
+    // blocks are sorted.
+    let copied_first =
+        if is_copied && !has_python { copy_all(drained, blocks, memory, &maps, &touched, standing) } else { None };
+    let (Prepared { graph, formats, list, python }, copied) = if let Some((copied, objects, formats)) = copied_first {
+        // Of the same live set by the same rule, in the same order.
+        for (block, object) in blocks.iter_mut().filter(|block| block.kind.is_libav()).zip(&objects) {
+            debug_assert_eq!(block.address, object.address);
+            block.kind = object.kind;
+        }
+        let graph = graph_of(blocks, &copied, &formats);
+        let list = list_of(blocks, &graph);
+        (Prepared { graph, formats, list, python: None }, Some(copied))
     } else {
-        *blocks = drained.live.blocks();
-    }
-    let Prepared { graph, formats, list, python } = prepare(drained, blocks, memory, &maps);
-    let copied = copied.and_then(|first| {
-        let missing = copy::missing(&list, first.ranges(), &maps);
-        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
-        Some(snapshot::Both(first, rest))
-    });
+        let mut copied = None;
+        if is_copied && has_python {
+            let live = &drained.live;
+            std::thread::scope(|scope| {
+                let copying = scope.spawn(|| Snapshot::take(target, copy::wanted(live, &touched)?, most));
+                *blocks = live.blocks();
+                copied = copying.join().ok().flatten();
+            });
+        } else {
+            *blocks = drained.live.blocks();
+        }
+        let prepared = prepare(drained, blocks, memory, &maps);
+        let copied = copied.and_then(|first| {
+            let missing = copy::missing(&prepared.list, first.ranges(), &maps);
+            let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
+            Some(snapshot::Both(first, rest))
+        });
+        (prepared, copied)
+    };
     let searched: &dyn Memory = match &copied {
         Some(copied) => {
             standing.release();
@@ -404,13 +422,52 @@ struct Prepared {
     python: Option<reach::python::Types>,
 }
 
+/// A copy of all that a search will read; the process goes on as soon as it is made, perhaps before the blocks are sorted. With FFmpeg's objects,
+/// their kinds settled, and the formats of their libraries, which are read from what is not copied. `None` where a copy is not worth it, or
+/// there is no room: then the process stands still.
+fn copy_all(
+    drained: &mut Drained,
+    blocks: &mut Vec<LiveBlock>,
+    memory: &CachedMemory<ProcessMemory>,
+    maps: &[Mapping],
+    touched: &Touched,
+    standing: &Standing<'_>,
+) -> Option<(snapshot::Both, Vec<LiveBlock>, Formats)> {
+    let (target, most) = (memory.inner(), copy::most());
+    let wanted = copy::wanted(&drained.live, touched)?;
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(|| Snapshot::take(target, wanted.clone(), most));
+        let mut missing = copy::outside(&drained.live, &wanted);
+        let mut objects = drained.live.objects();
+        // What of large payload is searched after all hangs on FFmpeg's objects alone.
+        let Prepared { formats, list, .. } = prepare(drained, &mut objects, memory, maps);
+        let live = &drained.live;
+        let sorting = scope.spawn(|| live.blocks());
+        let first = copying.join().ok().flatten()?;
+        missing.extend(copy::missing(&list, first.ranges(), maps));
+        let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
+        standing.release();
+        *blocks = sorting.join().ok()?;
+        Some((snapshot::Both(first, rest), objects, formats))
+    })
+}
+
 /// Confirms doubtful types by content, reads FFmpeg's objects, tells what is payload and what Python's dead objects.
 fn prepare(drained: &mut Drained, blocks: &mut [LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> Prepared {
     for block in blocks.iter_mut().filter(|block| block.kind.is_libav() && !block.by_call_only) {
         let typing = drained.types.typing_of(block.stack, block.size);
         block.kind = typing::confirm(typing, TargetRange::with_len(block.address, block.size), memory);
     }
-    let (graph, formats) = read_graph(drained, blocks, memory, maps);
+    let formats = read_formats(drained, blocks, memory, maps);
+    let graph = graph_of(blocks, memory, &formats);
+    let mut list = list_of(blocks, &graph);
+    let metatype = drained.segment.header().python_type.load(Ordering::Relaxed);
+    let python = (metatype != 0).then(|| reach::python::survey(memory, metatype, &mut list));
+    Prepared { graph, formats, list, python }
+}
+
+/// The blocks as the search takes them.
+fn list_of(blocks: &[LiveBlock], graph: &Graph) -> Vec<reach::Block> {
     let mut list = huge::vec(blocks.len());
     list.extend(blocks.iter().zip(&graph.scan).map(|(block, &scan)| reach::Block {
         start: block.address,
@@ -418,9 +475,11 @@ fn prepare(drained: &mut Drained, blocks: &mut [LiveBlock], memory: &dyn Memory,
         kind: block.kind,
         scan,
     }));
-    let metatype = drained.segment.header().python_type.load(Ordering::Relaxed);
-    let python = (metatype != 0).then(|| reach::python::survey(memory, metatype, &mut list));
-    Prepared { graph, formats, list, python }
+    list
+}
+
+fn graph_of(blocks: &[LiveBlock], memory: &dyn Memory, formats: &Formats) -> Graph {
+    Graph::read(blocks, memory, &|block, number| formats.pixel(block.stack, number).cloned())
 }
 
 /// One search of a process's memory.
@@ -503,7 +562,7 @@ fn mapping_in(maps: &[Mapping]) -> impl Fn(u64) -> reach::Mapping {
     }
 }
 
-fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> (Graph, Formats) {
+fn read_formats(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, maps: &[Mapping]) -> Formats {
     // Which libavutil made a frame decides what its format number means.
     let mut library_of: FxHashMap<u32, Option<u32>> = FxHashMap::default();
     for block in blocks.iter().filter(|block| block.kind == ObjectKind::Frame) {
@@ -533,9 +592,7 @@ fn read_graph(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory, 
             });
         }
     }
-    let formats = Formats { tables, library_of };
-    let graph = Graph::read(blocks, memory, &|block, number| formats.pixel(block.stack, number).cloned());
-    (graph, formats)
+    Formats { tables, library_of }
 }
 
 /// Blocks that ld.so asked for are roots: a thread's dtv is held by an interior pointer only.

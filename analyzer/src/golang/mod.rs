@@ -18,7 +18,7 @@
 //! ([`Unjudged`]): its memory then only makes what it holds possibly lost.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,13 +80,20 @@ impl GoProcess {
     pub fn discover(tid: i32, maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -> Self {
         let mut found = Self::default();
         let mut seen: Vec<(u64, (u32, u32))> = Vec::new();
+        // The program itself is there even where its file was replaced.
+        let program = format!("/proc/{tid}/exe");
+        let program_inode = std::fs::metadata(&program).map_or(0, |data| data.ino());
         for mapping in maps.iter().filter(|mapping| mapping.executable) {
             let (Some(path), key) = (mapping.path(), (mapping.inode, mapping.device)) else { continue };
             if seen.contains(&key) {
                 continue;
             }
             seen.push(key);
-            let Some(file) = open(tid, path, mapping) else { continue };
+            let opened = match mapping.inode == program_inode {
+                true => open(Path::new(&program), mapping).or_else(|| open_below_root(tid, path, mapping)),
+                false => open_below_root(tid, path, mapping),
+            };
+            let Some(file) = opened else { continue };
             let Some(image) = GoImage::open(&file) else { continue };
             let Some(bias) = image.bias(mapping.offset, mapping.range.start) else { continue };
             let module = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -137,14 +144,14 @@ impl GoProcess {
     }
 }
 
-/// Opens the file behind a mapping, and only that one.
-fn open(tid: i32, path: &Path, mapping: &Mapping) -> Option<File> {
-    let through_root = || {
-        let path = PathBuf::from(format!("/proc/{tid}/root")).join(path.strip_prefix("/").unwrap_or(path));
-        path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        File::open(path).ok()
-    };
-    let same = |file: &File| file.metadata().is_ok_and(|data| data.is_file() && data.ino() == mapping.inode);
-    // The program itself is there even where its file was replaced.
-    File::open(format!("/proc/{tid}/exe")).ok().filter(same).or_else(|| through_root().filter(same))
+/// Opens the file behind a mapping by its name in the target's root.
+fn open_below_root(tid: i32, path: &Path, mapping: &Mapping) -> Option<File> {
+    open(&PathBuf::from(format!("/proc/{tid}/root")).join(path.strip_prefix("/").unwrap_or(path)), mapping)
+}
+
+/// Opens the file behind a mapping, and only that one: whatever has the name by now, nobody waits for it.
+fn open(path: &Path, mapping: &Mapping) -> Option<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().is_ok_and(|data| data.is_file() && data.ino() == mapping.inode).then_some(file)
 }

@@ -429,6 +429,20 @@ impl LiveSet {
         ranges
     }
 
+    /// What is alive: kinds and places, in no order.
+    pub fn ranges(&self) -> impl Iterator<Item = (ObjectKind, TargetRange)> {
+        let alive = self.table.iter().filter(|entry| entry.is_alive());
+        alive.map(|entry| (entry.kind, TargetRange::with_len(entry.address, entry.size)))
+    }
+
+    /// What FFmpeg made of that which is alive, sorted by address: those of [`Self::blocks`] whose kind says so.
+    pub fn objects(&self) -> Vec<LiveBlock> {
+        let objects = self.table.iter().filter(|entry| entry.is_alive() && entry.kind.is_libav());
+        let mut objects: Vec<LiveBlock> = objects.map(LiveBlock::of).collect();
+        objects.sort_unstable_by_key(|block| block.address);
+        objects
+    }
+
     /// What is alive, sorted by address.
     pub fn blocks(&self) -> Vec<LiveBlock> {
         let alive = || self.table.iter().filter(|entry| entry.is_alive());

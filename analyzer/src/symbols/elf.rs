@@ -12,6 +12,7 @@ use object::read::{ReadCache, ReadRef};
 use object::{Endian, Endianness};
 use thiserror::Error;
 
+use super::blocks::Blocks;
 use super::table::{Binding, RawSymbol, SymbolTable};
 
 /// Largest string table that is read, bytes.
@@ -24,7 +25,7 @@ const LARGEST_NOTE: u64 = 1 << 16;
 const LARGEST_UNPACKED: u64 = 4 << 30;
 
 type Header = elf::FileHeader64<Endianness>;
-type Sections<'a> = SectionTable<'a, Header, &'a ReadCache<&'a File>>;
+type Sections<'a> = SectionTable<'a, Header, &'a ReadCache<Blocks<'a>>>;
 
 /// Why an ELF file could not be read.
 #[derive(Debug, Error)]
@@ -61,7 +62,7 @@ pub(super) struct Identity {
 
 /// Reads what `file` says of itself.
 pub(super) fn identify(file: &File) -> Result<Identity, ElfError> {
-    let cache = ReadCache::new(file);
+    let cache = ReadCache::new(Blocks::new(file));
     let (header, endian, sections) = parse(&cache)?;
     let mut identity = Identity { span: span(header, endian, &cache)?, ..Identity::default() };
     let mut unpacked = 0u64;
@@ -105,7 +106,7 @@ pub(super) fn identify(file: &File) -> Result<Identity, ElfError> {
 
 /// The functions of .symtab, or without one those of .dynsym. `left`: bytes of tables that may still be read, of this file and others.
 pub(super) fn functions(file: &File, left: &mut u64) -> Result<SymbolTable, ElfError> {
-    let cache = ReadCache::new(file);
+    let cache = ReadCache::new(Blocks::new(file));
     let (_, endian, sections) = parse(&cache)?;
     let full = read_functions(&cache, endian, &sections, elf::SHT_SYMTAB, left)?;
     if !full.is_empty() {
@@ -139,7 +140,7 @@ impl SectionInfo {
 
 /// Every section of `file`.
 pub(super) fn sections(file: &File) -> Result<Vec<SectionInfo>, ElfError> {
-    let cache = ReadCache::new(file);
+    let cache = ReadCache::new(Blocks::new(file));
     let (_, endian, sections) = parse(&cache)?;
     let of = |section: &elf::SectionHeader64<Endianness>| SectionInfo {
         name: sections
@@ -157,13 +158,13 @@ pub(super) fn sections(file: &File) -> Result<Vec<SectionInfo>, ElfError> {
 
 /// Offset in the file and address of each part that is loaded.
 pub(super) fn segments(file: &File) -> Result<Vec<(u64, u64)>, ElfError> {
-    let cache = ReadCache::new(file);
+    let cache = ReadCache::new(Blocks::new(file));
     let (header, endian, _) = parse(&cache)?;
     let loaded = header.program_headers(endian, &cache)?.iter().filter(|p| p.p_type(endian) == elf::PT_LOAD);
     Ok(loaded.map(|p| (p.p_offset(endian), p.p_vaddr(endian))).collect())
 }
 
-fn parse<'a>(cache: &'a ReadCache<&'a File>) -> Result<(&'a Header, Endianness, Sections<'a>), ElfError> {
+fn parse<'a>(cache: &'a ReadCache<Blocks<'a>>) -> Result<(&'a Header, Endianness, Sections<'a>), ElfError> {
     let header = Header::parse(cache)?;
     let endian = header.endian()?;
     // An e_shnum of 0 means that the count is a 64-bit number elsewhere: only giant object files do that.
@@ -179,7 +180,7 @@ fn parse<'a>(cache: &'a ReadCache<&'a File>) -> Result<(&'a Header, Endianness, 
 fn build_id<'a>(
     section: &elf::SectionHeader64<Endianness>,
     endian: Endianness,
-    data: &'a ReadCache<&'a File>,
+    data: &'a ReadCache<Blocks<'a>>,
 ) -> Option<Vec<u8>> {
     let mut notes = section.notes(endian, data).ok()??;
     while let Ok(Some(note)) = notes.next() {
@@ -204,7 +205,7 @@ fn altlink(data: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// As a loader reads it; also for files whose section headers were stripped.
-fn build_id_by_segment<'a>(header: &Header, endian: Endianness, data: &'a ReadCache<&'a File>) -> Option<Vec<u8>> {
+fn build_id_by_segment<'a>(header: &Header, endian: Endianness, data: &'a ReadCache<Blocks<'a>>) -> Option<Vec<u8>> {
     for segment in header.program_headers(endian, data).ok()? {
         if segment.p_type(endian) != elf::PT_NOTE || segment.p_filesz(endian) > LARGEST_NOTE {
             continue;
@@ -219,7 +220,7 @@ fn build_id_by_segment<'a>(header: &Header, endian: Endianness, data: &'a ReadCa
     None
 }
 
-fn span<'a>(header: &Header, endian: Endianness, data: &'a ReadCache<&'a File>) -> Result<u64, ElfError> {
+fn span<'a>(header: &Header, endian: Endianness, data: &'a ReadCache<Blocks<'a>>) -> Result<u64, ElfError> {
     const PAGE: u64 = 4096;
     let loads =
         || header.program_headers(endian, data).into_iter().flatten().filter(|p| p.p_type(endian) == elf::PT_LOAD);
@@ -229,7 +230,7 @@ fn span<'a>(header: &Header, endian: Endianness, data: &'a ReadCache<&'a File>) 
 }
 
 fn read_functions<'a>(
-    cache: &'a ReadCache<&'a File>,
+    cache: &'a ReadCache<Blocks<'a>>,
     endian: Endianness,
     sections: &Sections<'a>,
     table_type: elf::SectionType,

@@ -1,7 +1,7 @@
 //! Names code addresses of the target: function, inlined functions, source line, or module and offset.
 //!
 //! [`Symbolizer`] is the door. Below it: [`table`] (sized function symbols), `elf` (reading an ELF file without trusting it),
-//! `locate` (finding the right file, and proving that it is the right one), `dwarf` (lines and inlined functions by
+//! `blocks` (with few calls of the kernel), `locate` (finding the right file, and proving that it is the right one), `dwarf` (lines and inlined functions by
 //! addr2line), [`demangle`], [`key`] (an address's identity that is the same in every run).
 //!
 //! Guarantees: a file is used only where its build id is the one that the process loaded; paths are those of the target and
@@ -14,6 +14,7 @@ use avleak_wire::layout;
 
 use crate::address::TargetRange;
 
+mod blocks;
 pub mod demangle;
 mod dwarf;
 mod elf;
@@ -82,6 +83,13 @@ impl Module {
     /// libavleak.so itself: its frames belong in no report.
     pub fn is_own(&self) -> bool {
         self.flags & layout::MODULE_SELF != 0
+    }
+
+    /// The C library or its loader. Their lines are not looked up: nobody can change them, and where the distribution's debug package is
+    /// installed, unpacking it took longer than all the rest of a check.
+    pub fn is_c_library(&self) -> bool {
+        const NAMES: [&str; 5] = ["libc.so.", "libc-2.", "libpthread", "ld-linux", "ld-2."];
+        self.name().is_some_and(|name| NAMES.iter().any(|prefix| name.starts_with(prefix)))
     }
 
     /// The path without the kernel's ` (deleted)`.

@@ -185,7 +185,8 @@ impl Symbolizer {
                 let blank = Frame { module: module.name(), offset: svma, libav, ..Frame::default() };
                 let go = go_sites(names, &mut self.reading, places, module, svma);
                 if go.is_empty() {
-                    let dwarf = names.dwarf.get_or_insert_with(|| open_dwarf(&find(&mut self.reading, places, module)));
+                    let mut open = || open_dwarf(&find(&mut self.reading, places, module));
+                    let dwarf = names.dwarf.get_or_insert_with(|| if module.is_c_library() { None } else { open() });
                     let sites = dwarf.as_mut().map(|d| d.sites(svma)).unwrap_or_default();
                     merge(sites, symbol.as_deref(), &blank).into()
                 } else {
