@@ -61,15 +61,25 @@ dist: ## Make the tarball and the Debian package, for glibc 2.17 and later, in t
 matrix: ## Run the fixtures over every FFmpeg of Debian and of PyAV's wheels (SUITE="bullseye wheels"); needs root
 	@scripts/matrix.sh $(SUITE)
 
+.PHONY: check-aarch64
+check-aarch64: ## Build avleak and libavleak.so for AArch64, and run them under emulation as far as that goes
+	@scripts/setup.sh aarch64
+	@cargo check --locked --workspace --all-targets --target aarch64-unknown-linux-gnu </dev/null
+	@CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CARGO_PROFILE_RELEASE_LTO=off \
+	    cargo build --release --locked --target aarch64-unknown-linux-gnu -p avleak -p avleak-interposer </dev/null
+	@scripts/check-exports.sh $(TARGET)/aarch64-unknown-linux-gnu/release/libavleak.so aarch64/
+	@scripts/aarch64-smoke.sh
+
 .PHONY: loom
 loom: ## Explore what threads and reader may see of each other on the wire, in every order
 	@CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked -p avleak-wire --test loom
 
 .PHONY: test-all
-test-all: lint loom test-bench ## Lint, explore the wire, run every test (storm, fuzzer and kills for minutes), then the matrix
+test-all: lint loom test-bench ## Lint, explore the wire, run every test (storm, fuzzer and kills for minutes), then the matrix and AArch64
 	@scripts/setup.sh go
 	@AVLEAK_STORM_SECONDS=60 AVLEAK_FUZZ_SECONDS=300 AVLEAK_KILLS=100 AVLEAK_AT_LARGE=1 AVLEAK_GO_ALL=1 $(MAKE) --no-print-directory test
 	@$(MAKE) --no-print-directory matrix
+	@$(MAKE) --no-print-directory check-aarch64
 
 .PHONY: bench
 bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 QUICK=1); all of it writes docs/benchmarks.md
@@ -86,9 +96,12 @@ check-exports: ## Compare what libavleak.so exports with the table of hooks
 	@scripts/check-exports.sh $(TARGET)/release/libavleak.so
 
 .PHONY: lint
-lint: ## Check the formatting, and clippy without warnings
+lint: ## Check the formatting, and clippy without warnings; that it compiles for AArch64 too, where Rust can
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if rustup target list --installed 2>/dev/null | grep -qx aarch64-unknown-linux-gnu; then \
+	    cargo clippy --locked --workspace --all-targets --target aarch64-unknown-linux-gnu -- -D warnings </dev/null; \
+	else echo "not checked for AArch64: rustup target add aarch64-unknown-linux-gnu"; fi
 
 .PHONY: clean
 clean: ## Remove what was built, and the sample videos

@@ -6,6 +6,7 @@
 #   setup.sh bench     what the benchmarks compare with: the other tools, and PyAV in build/bench/venv
 #   setup.sh dist      what `make dist` needs: zig, cargo-zigbuild and cargo-deb in build/dist
 #   setup.sh matrix    the same, and what makes roots of other Debians
+#   setup.sh aarch64   what builds for AArch64 and emulates it; FFmpeg for it in build/aarch64/root
 set -euo pipefail
 
 build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev
@@ -25,6 +26,7 @@ dist=(binutils git python3 python3-venv)
 zig=(ziglang==0.17.1 cargo-zigbuild==0.24.0)
 cargo_deb=3.8.0
 matrix=(mmdebstrap debian-archive-keyring util-linux python3-venv)
+aarch64=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static util-linux python3)
 # FFmpeg 8.0 in its wheel, which is the newest whose blocks the rules of avleak were checked on.
 pyav=17.0.0
 # One of each minor version whose heap avleak knows, beside the one above.
@@ -38,8 +40,9 @@ go) wanted+=(python3-venv) ;;
 bench) wanted+=("${bench[@]}") ;;
 dist) wanted+=("${dist[@]}") ;;
 matrix) wanted+=("${dist[@]}" "${matrix[@]}") ;;
+aarch64) wanted+=("${aarch64[@]}") ;;
 *)
-    echo "setup.sh: unknown argument '$1': tests, go, bench, dist and matrix are known" >&2
+    echo "setup.sh: unknown argument '$1': tests, go, bench, dist, matrix and aarch64 are known" >&2
     exit 2
     ;;
 esac
@@ -143,5 +146,30 @@ if [ "${1:-}" = dist ] || [ "${1:-}" = matrix ]; then
         echo "setup.sh: building cargo-deb $cargo_deb into build/dist/tools"
         PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin cargo install --quiet --locked --root "$folder/tools" \
             --version "$cargo_deb" cargo-deb </dev/null
+    fi
+fi
+if [ "${1:-}" = aarch64 ]; then
+    if ! rustup target list --installed 2>/dev/null | grep -qx aarch64-unknown-linux-gnu; then
+        echo "setup.sh: installing Rust's aarch64-unknown-linux-gnu"
+        PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin rustup target add aarch64-unknown-linux-gnu
+    fi
+    folder=$(realpath -m "$(dirname "${BASH_SOURCE[0]}")/../build/aarch64")
+    if [ ! -e "$folder/root/usr/include/aarch64-linux-gnu/libavcodec" ]; then
+        echo "setup.sh: unpacking Debian's FFmpeg for arm64 into build/aarch64/root"
+        rm -rf "$folder/apt" "$folder/part"
+        mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial" "$folder/part"
+        : >"$folder/apt/status"
+        # Packages of another architecture, with all that they need, by an apt of its own: this machine's stays as it is.
+        apart=(-o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o "Dir::State::Lists=$folder/apt/lists"
+            -o "Dir::State::status=$folder/apt/status" -o "Dir::Cache=$folder/apt/cache" -o "APT::Sandbox::User=$(id -un)"
+            -o Acquire::Languages=none -o Debug::NoLocking=1)
+        apt-get "${apart[@]}" -qq update </dev/null
+        apt-get "${apart[@]}" -qq -y --no-install-recommends --download-only install \
+            libavcodec-dev libavutil-dev libc6-dev </dev/null >/dev/null
+        for package in "$folder"/apt/cache/archives/*.deb; do
+            dpkg-deb -x "$package" "$folder/part"
+        done
+        rm -rf "${folder:?}/apt" "${folder:?}/root"
+        mv "$folder/part" "$folder/root"
     fi
 fi

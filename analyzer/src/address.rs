@@ -6,6 +6,12 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TargetAddr(pub u64);
 
+/// A word as an address: on AArch64 the processor ignores the topmost byte of a pointer, where an allocator may put a tag (MTE).
+#[inline(always)]
+pub const fn untagged(word: u64) -> u64 {
+    if cfg!(target_arch = "aarch64") { word & ((1 << 56) - 1) } else { word }
+}
+
 /// A half-open range of the target's addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct TargetRange {

@@ -2,9 +2,13 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+/// The largest page that a kernel of this processor may have: less would share its page with other variables.
+const PAGE_BYTES: usize = if cfg!(target_arch = "aarch64") { 65536 } else { 4096 };
+
 /// A page of its own, zeroed by the kernel in every forked child (MADV_WIPEONFORK), however the fork was made. A vfork or
 /// posix_spawn child shares the parent's memory and sees the parent's values, as it should.
-#[repr(C, align(4096))]
+#[cfg_attr(target_arch = "aarch64", repr(C, align(65536)))]
+#[cfg_attr(not(target_arch = "aarch64"), repr(C, align(4096)))]
 pub struct Page {
     /// The present arming's generation; 0 while dormant.
     armed: AtomicU32,
@@ -14,7 +18,7 @@ pub struct Page {
     stage: AtomicU32,
     /// Set by dlopen too, cleared by dlsym only: an allocation elsewhere may look too early.
     loaded_for_lookup: AtomicU32,
-    rest: [u32; 1020],
+    rest: [u32; PAGE_BYTES / 4 - 4],
 }
 
 // The stubs read both as one: where it is 0 a hook has nothing to do.
@@ -26,7 +30,7 @@ pub static ARMED_PAGE: Page = Page {
     loaded_something: AtomicU32::new(0),
     stage: AtomicU32::new(0),
     loaded_for_lookup: AtomicU32::new(0),
-    rest: [0; 1020],
+    rest: [0; PAGE_BYTES / 4 - 4],
 };
 
 const STAGE_DORMANT: u32 = 0;

@@ -21,9 +21,17 @@ const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PT_GNU_RELRO: u32 = 0x6474_e552;
 
 /// Relocation types whose target is one pointer to a function: the call slots.
-pub const R_X86_64_GLOB_DAT: u32 = 6;
+#[cfg(target_arch = "x86_64")]
+pub const R_GLOB_DAT: u32 = 6;
 /// See above.
-pub const R_X86_64_JUMP_SLOT: u32 = 7;
+#[cfg(target_arch = "x86_64")]
+pub const R_JUMP_SLOT: u32 = 7;
+/// R_AARCH64_GLOB_DAT: as [`R_JUMP_SLOT`].
+#[cfg(target_arch = "aarch64")]
+pub const R_GLOB_DAT: u32 = 1025;
+/// R_AARCH64_JUMP_SLOT: a call slot. (R_AARCH64_ABS64 is data on either processor.)
+#[cfg(target_arch = "aarch64")]
+pub const R_JUMP_SLOT: u32 = 1026;
 
 /// What the program headers say, runtime addresses.
 #[derive(Clone, Copy, Default)]
@@ -167,7 +175,7 @@ pub struct Dynamic {
 pub struct Slot {
     /// Address of the pointer.
     pub at: u64,
-    /// `R_X86_64_*`.
+    /// `R_GLOB_DAT` or `R_JUMP_SLOT`.
     pub kind: u32,
     /// The symbol's name in the module's string table, and how much of the table there is.
     name: (u64, u64),
@@ -374,7 +382,7 @@ impl Dynamic {
                 // SAFETY: inside the relocation table that the dynamic section names.
                 let [offset, info, _addend] = unsafe { *((start + index * 24) as *const [u64; 3]) };
                 let kind = info as u32;
-                if kind != R_X86_64_JUMP_SLOT && kind != R_X86_64_GLOB_DAT {
+                if kind != R_JUMP_SLOT && kind != R_GLOB_DAT {
                     continue;
                 }
                 // SAFETY: a symbol index of the module's own relocation.

@@ -5,6 +5,7 @@
 
 use core::ffi::{c_int, c_void};
 
+use crate::entry::{Entry, stack_pointer};
 use crate::unwind::Registers;
 use crate::{arm, control, real, recorder};
 
@@ -12,13 +13,13 @@ type Pointer = *mut c_void;
 
 /// Only called from hooks, with the registers that their stub passed on.
 #[inline(always)]
-fn caller(sp: u64, bp: u64) -> Registers {
+fn caller(sp: Entry, bp: u64) -> Registers {
     // SAFETY: the stub passes its own stack pointer at entry, and its frame is the hook's own (tail jump).
     unsafe { Registers::at_entry(sp, bp) }
 }
 
 #[inline(always)]
-fn record_allocation(at: Pointer, size: usize, sp: u64, bp: u64) {
+fn record_allocation(at: Pointer, size: usize, sp: Entry, bp: u64) {
     let generation = control::armed();
     if generation != 0 {
         if !at.is_null() {
@@ -30,21 +31,21 @@ fn record_allocation(at: Pointer, size: usize, sp: u64, bp: u64) {
 }
 
 /// malloc(3).
-pub unsafe extern "C" fn malloc(size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn malloc(size: usize, sp: Entry, bp: u64) -> Pointer {
     let at = real::malloc(size);
     record_allocation(at, size, sp, bp);
     at
 }
 
 /// calloc(3).
-pub unsafe extern "C" fn calloc(count: usize, size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn calloc(count: usize, size: usize, sp: Entry, bp: u64) -> Pointer {
     let at = real::calloc(count, size);
     record_allocation(at, count.wrapping_mul(size), sp, bp);
     at
 }
 
 /// realloc(3). `realloc(p, 0)` frees and returns NULL (glibc).
-pub unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: Entry, bp: u64) -> Pointer {
     let generation = control::armed();
     if generation == 0 {
         return real::realloc(old, size);
@@ -56,7 +57,7 @@ pub unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: u64, bp: u64) ->
     }
     if size == 0 {
         // Whether NULL means "freed" or "failed" shows only afterwards, and then the address may be somebody else's; glibc frees.
-        let before = recorder::realloc_begins(generation, sp, old as u64);
+        let before = recorder::realloc_begins(generation, stack_pointer(sp), old as u64);
         let at = real::realloc(old, size);
         if at.is_null() {
             recorder::freed_by_realloc(generation, caller(sp, bp), before);
@@ -65,10 +66,10 @@ pub unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: u64, bp: u64) ->
         }
         return at;
     }
-    let before = recorder::realloc_begins(generation, sp, old as u64);
+    let before = recorder::realloc_begins(generation, stack_pointer(sp), old as u64);
     let at = real::realloc(old, size);
     if at.is_null() {
-        recorder::realloc_failed(generation, sp);
+        recorder::realloc_failed(generation, stack_pointer(sp));
     } else {
         recorder::reallocated(generation, caller(sp, bp), before, at as u64, size as u64);
     }
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn realloc(old: Pointer, size: usize, sp: u64, bp: u64) ->
 }
 
 /// reallocarray(3): realloc with a checked product. The real one would call the realloc hook and be counted there once more.
-pub unsafe extern "C" fn reallocarray(old: Pointer, count: usize, size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn reallocarray(old: Pointer, count: usize, size: usize, sp: Entry, bp: u64) -> Pointer {
     let Some(bytes) = count.checked_mul(size) else {
         // SAFETY: this thread's errno, as the function is documented to set it.
         unsafe { *libc::__errno_location() = libc::ENOMEM };
@@ -87,13 +88,13 @@ pub unsafe extern "C" fn reallocarray(old: Pointer, count: usize, size: usize, s
 }
 
 /// free(3).
-pub unsafe extern "C" fn free(at: Pointer, sp: u64, bp: u64) {
+pub unsafe extern "C" fn free(at: Pointer, sp: Entry, bp: u64) {
     record_free(at, sp, bp);
     real::free(at);
 }
 
 #[inline(always)]
-fn record_free(at: Pointer, sp: u64, bp: u64) {
+fn record_free(at: Pointer, sp: Entry, bp: u64) {
     let generation = control::armed();
     if generation != 0 && !at.is_null() {
         recorder::freeing(generation, caller(sp, bp), at as u64);
@@ -101,19 +102,19 @@ fn record_free(at: Pointer, sp: u64, bp: u64) {
 }
 
 /// free_sized (C23).
-pub unsafe extern "C" fn free_sized(at: Pointer, size: usize, sp: u64, bp: u64) {
+pub unsafe extern "C" fn free_sized(at: Pointer, size: usize, sp: Entry, bp: u64) {
     record_free(at, sp, bp);
     real::free_sized(at, size);
 }
 
 /// free_aligned_sized (C23).
-pub unsafe extern "C" fn free_aligned_sized(at: Pointer, align: usize, size: usize, sp: u64, bp: u64) {
+pub unsafe extern "C" fn free_aligned_sized(at: Pointer, align: usize, size: usize, sp: Entry, bp: u64) {
     record_free(at, sp, bp);
     real::free_aligned_sized(at, align, size);
 }
 
 /// posix_memalign(3): libavutil's allocator, and what arms the interposer.
-pub unsafe extern "C" fn posix_memalign(into: *mut Pointer, align: usize, size: usize, sp: u64, bp: u64) -> c_int {
+pub unsafe extern "C" fn posix_memalign(into: *mut Pointer, align: usize, size: usize, sp: Entry, bp: u64) -> c_int {
     if control::armed() == 0 && control::can_arm() {
         arm::consider(caller(sp, bp));
     }
@@ -126,7 +127,7 @@ pub unsafe extern "C" fn posix_memalign(into: *mut Pointer, align: usize, size: 
 }
 
 /// memalign(3).
-pub unsafe extern "C" fn memalign(align: usize, size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn memalign(align: usize, size: usize, sp: Entry, bp: u64) -> Pointer {
     if control::armed() == 0 && control::can_arm() {
         arm::consider(caller(sp, bp));
     }
@@ -136,7 +137,7 @@ pub unsafe extern "C" fn memalign(align: usize, size: usize, sp: u64, bp: u64) -
 }
 
 /// aligned_alloc(3).
-pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize, sp: Entry, bp: u64) -> Pointer {
     if control::armed() == 0 && control::can_arm() {
         arm::consider(caller(sp, bp));
     }
@@ -146,14 +147,14 @@ pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize, sp: u64, bp: u
 }
 
 /// valloc(3).
-pub unsafe extern "C" fn valloc(size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn valloc(size: usize, sp: Entry, bp: u64) -> Pointer {
     let at = real::valloc(size);
     record_allocation(at, size, sp, bp);
     at
 }
 
 /// pvalloc(3).
-pub unsafe extern "C" fn pvalloc(size: usize, sp: u64, bp: u64) -> Pointer {
+pub unsafe extern "C" fn pvalloc(size: usize, sp: Entry, bp: u64) -> Pointer {
     let at = real::pvalloc(size);
     record_allocation(at, size.checked_add(4095).map_or(size, |size| size & !4095), sp, bp);
     at

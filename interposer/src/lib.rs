@@ -18,17 +18,20 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
+#[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_os = "linux", target_env = "gnu")))]
 compile_error!(
-    "libavleak.so is written for x86-64 Linux with glibc. For another processor there are missing: the entry stubs (stubs.rs), the \
-     thread's slot (thread.rs), the unwinder's registers and rules (unwind.rs, step.rs, rules.rs), call slots by that processor's \
-     relocations (elf.rs, slots.rs), numbers of system calls in filters (sandbox.rs) and the clock (sys.rs)"
+    "libavleak.so is written for Linux with glibc on x86-64 and AArch64. For another processor there are missing: what aarch64/ holds, \
+     the unwinder's registers and rules (unwind.rs, step.rs, rules.rs), call slots by that processor's relocations (elf.rs), and \
+     its number in filters of system calls (sandbox.rs)"
 );
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod arena;
 mod arm;
 mod control;
 mod elf;
+mod entry;
 mod exec;
 mod file;
 mod foreign;
@@ -51,7 +54,9 @@ mod settings;
 mod slots;
 mod spawn;
 mod stacks;
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/step.rs")]
 mod step;
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/stubs.rs")]
 mod stubs;
 mod symtab;
 mod sys;

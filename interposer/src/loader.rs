@@ -42,11 +42,12 @@ extern "C" fn no_symbol(_handle: *mut c_void, _name: *const core::ffi::c_char) -
 
 /// The real dlsym cannot be asked for by dlsym: by version, the newest first.
 fn find_dlsym() {
-    // SAFETY: NUL-terminated names.
-    let found = [c"GLIBC_2.34", c"GLIBC_2.2.5"]
-        .map(|version| unsafe { libc::dlvsym(libc::RTLD_NEXT, c"dlsym".as_ptr(), version.as_ptr()) })
-        .into_iter()
-        .find(|found| !found.is_null());
+    let oldest = if cfg!(target_arch = "aarch64") { c"GLIBC_2.17" } else { c"GLIBC_2.2.5" };
+    let by_version = |version: &CStr| {
+        // SAFETY: NUL-terminated names.
+        unsafe { libc::dlvsym(libc::RTLD_NEXT, c"dlsym".as_ptr(), version.as_ptr()) }
+    };
+    let found = [c"GLIBC_2.34", oldest].map(by_version).into_iter().find(|found| !found.is_null());
     let nothing = no_symbol as *mut c_void;
     REAL_DLSYM.store(found.unwrap_or(nothing), Ordering::Relaxed);
 }

@@ -8,14 +8,13 @@ use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout as wire;
-use framehop::Unwinder as _;
-use framehop::x86_64::UnwinderX86_64;
+use framehop::{Unwinder as _, UnwinderNative};
 
 use crate::elf::{Dynamic, Layout};
 use crate::{arena, golang, python, segment, sys};
 
 /// The unwinder of one module.
-pub type Tables = UnwinderX86_64<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
+pub type Tables = UnwinderNative<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
 
 /// A module that was met.
 pub struct Module {
@@ -559,6 +558,9 @@ fn copy_tables(layout: &Layout) -> Option<Sections> {
     // Its end shows only by its content: the segment is copied, and what lies behind the table given back.
     let taken = (layout.eh_segment_end - frames_at).min(LARGEST_TABLE);
     let copied = copy(frames_at, taken)?;
+    #[cfg(target_arch = "aarch64")]
+    crate::aarch64::signing::forget(copied);
+    let copied = &*copied;
     let frames = &copied[..length_of_frames(copied)];
     arena::shrink(copied.as_ptr().cast_mut(), copied.len(), frames.len());
     Some(Sections {
@@ -589,7 +591,7 @@ fn length_of_frames(bytes: &[u8]) -> usize {
     at
 }
 
-fn copy(from: u64, len: u64) -> Option<&'static [u8]> {
+fn copy(from: u64, len: u64) -> Option<&'static mut [u8]> {
     if !arena::has_room(len + (2 << 20)) {
         return None;
     }

@@ -12,6 +12,7 @@ pub struct Real {
 }
 
 /// Where in a [`Real`] its address lies, for the stubs.
+#[cfg(target_arch = "x86_64")]
 pub const ADDRESS: usize = core::mem::offset_of!(Real, address);
 
 impl Real {

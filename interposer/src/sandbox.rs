@@ -96,7 +96,10 @@ const CALLS: [(c_long, &str, [u64; 4]); 38] = [
     (libc::SYS_clone, "clone", [(libc::CLONE_VM | libc::CLONE_VFORK) as u64, 0, 0, 0]),
     (libc::SYS_wait4, "wait4", [0; 4]),
     (libc::SYS_socketpair, "socketpair", [libc::AF_UNIX as u64, 0, 0, 0]),
+    #[cfg(target_arch = "x86_64")]
     (libc::SYS_access, "access", [0; 4]),
+    #[cfg(target_arch = "aarch64")]
+    (libc::SYS_faccessat, "faccessat", [libc::AT_FDCWD as u64, 0, 0, 0]),
     (libc::SYS_pread64, "pread64", [3, 0, 0, 0]),
     (libc::SYS_read, "read", [3, 0, 0, 0]),
     (
@@ -222,9 +225,10 @@ fn survives(action: u32) -> bool {
 
 /// struct seccomp_data, as 32-bit words: nr, arch, instruction pointer, six arguments.
 fn data_of(number: c_long, arguments: &[u64; 4]) -> [u32; 16] {
-    const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+    // AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 (linux/audit.h).
+    const ARCHITECTURE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };
     let mut data = [0; 16];
-    (data[0], data[1]) = (number as u32, AUDIT_ARCH_X86_64);
+    (data[0], data[1]) = (number as u32, ARCHITECTURE);
     for (place, argument) in data[4..].chunks_exact_mut(2).zip(arguments) {
         (place[0], place[1]) = (*argument as u32, (*argument >> 32) as u32);
     }

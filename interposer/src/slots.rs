@@ -7,24 +7,30 @@
 //!
 //! Slots of a module that was loaded with RTLD_DEEPBIND lead to the C library's malloc directly; they are pointed at our hooks.
 
+#[cfg(target_arch = "x86_64")]
 use core::arch::global_asm;
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout as wire;
 
-use crate::elf::{Dynamic, Layout, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, Slot};
+use crate::elf::{Dynamic, Layout, R_GLOB_DAT, R_JUMP_SLOT, Slot};
 use crate::modules::Module;
+#[cfg(target_arch = "x86_64")]
+use crate::thread;
 use crate::unwind::Registers;
-use crate::{arm, control, recorder, segment, stubs, sys, thread};
+use crate::{arm, control, recorder, segment, stubs, sys};
 
 const THUNKS: usize = 2048;
 
+// That of AArch64 is in aarch64/thunks.rs.
+//
 // 16 bytes each: which entry, and on to the common part. No function behind these has more than two arguments.
 //
 // The common part counts the call in this thread's ring and jumps on to the real function, so that nothing of ours is on the stack. It
 // leaves that to the handler where the thread has no ring of the present arming, the slot is not bound yet, or more than a number is
 // wanted. It uses only registers that a call may change and that carry no argument here (rdx carries the index).
+#[cfg(target_arch = "x86_64")]
 global_asm!(
     ".pushsection .text.avleak_thunks,\"ax\",@progbits",
     ".balign 16",
@@ -85,19 +91,19 @@ unsafe extern "C" {
 
 /// What thunk number i stands for. 32 bytes: the thunks' assembly counts on it.
 #[repr(C, align(32))]
-struct Entry {
+pub struct Entry {
     slot: AtomicU64,
     /// The function, or the module's own PLT as long as the slot is not bound.
-    real: AtomicU64,
-    api: AtomicU32,
+    pub real: AtomicU64,
+    pub api: AtomicU32,
     /// Relocation type of the slot.
     kind: AtomicU32,
-    lazy: AtomicBool,
+    pub lazy: AtomicBool,
 }
 
 const _: () = assert!(size_of::<Entry>() == 32);
 
-static ENTRIES: [Entry; THUNKS] = [const {
+pub static ENTRIES: [Entry; THUNKS] = [const {
     Entry {
         slot: AtomicU64::new(0),
         real: AtomicU64::new(0),
@@ -128,7 +134,7 @@ pub const PACKET_ALLOC: usize = 8;
 pub const PACKET_FREE: usize = 9;
 
 /// A call through a patched slot that is more than counted.
-unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u64) -> u64 {
+pub unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: crate::entry::Entry, bp: u64) -> u64 {
     let entry = &ENTRIES[index as usize & (THUNKS - 1)];
     let real = entry.real.load(Ordering::Acquire);
     let api = entry.api.load(Ordering::Relaxed) as usize;
@@ -153,6 +159,13 @@ unsafe extern "C" fn called(first: u64, second: u64, index: u64, sp: u64, bp: u6
             recorder::called(generation, caller, api);
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
+    let result = unsafe {
+        let slot = entry.slot.load(Ordering::Relaxed);
+        crate::aarch64::thunks::call(first, second, slot, real)
+    };
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: what ld.so put into the slot (or its own way there), with the host's own arguments.
     let result = unsafe {
         core::mem::transmute::<*const c_void, extern "C" fn(u64, u64) -> u64>(real as *const c_void)(first, second)
@@ -180,7 +193,8 @@ fn take_over_binding(entry: &Entry, index: usize, plt: u64) {
         return;
     }
     entry.real.store(bound, Ordering::Release);
-    entry.lazy.store(false, Ordering::Relaxed);
+    // Release: who sees it false sees the address above.
+    entry.lazy.store(false, Ordering::Release);
     // Lazy slots are never in the part that is read-only after relocation.
     let _ = slot.compare_exchange(bound, thunk(index), Ordering::AcqRel, Ordering::Relaxed);
 }
@@ -358,12 +372,12 @@ fn patch(layout: &Layout) -> Found {
                 UNSETTLED.store(true, Ordering::Relaxed);
                 return;
             }
-            if slot.kind == R_X86_64_JUMP_SLOT && bound < layout.start && bound < layout.end - layout.start {
+            if slot.kind == R_JUMP_SLOT && bound < layout.start && bound < layout.end - layout.start {
                 // A link-time address: the loader has not been here yet.
                 unready = true;
                 return;
             }
-            if slot.kind == R_X86_64_GLOB_DAT && is_canonical_plt(layout, name, bound) {
+            if slot.kind == R_GLOB_DAT && is_canonical_plt(layout, name, bound) {
                 return;
             }
             if !is_thunk(bound) {
@@ -440,7 +454,7 @@ fn point_at_thunk(layout: &Layout, at: u64, kind: u32, bound: u64, api: usize, l
     let used = (USED.load(Ordering::Relaxed) as usize).min(THUNKS);
     let serves = |entry: &Entry| {
         let same = entry.api.load(Ordering::Relaxed) == api as u32 && entry.real.load(Ordering::Relaxed) == bound;
-        let only_called = kind == R_X86_64_JUMP_SLOT && entry.kind.load(Ordering::Relaxed) == R_X86_64_JUMP_SLOT;
+        let only_called = kind == R_JUMP_SLOT && entry.kind.load(Ordering::Relaxed) == R_JUMP_SLOT;
         entry.slot.load(Ordering::Relaxed) == at && (only_called || same && entry.kind.load(Ordering::Relaxed) == kind)
     };
     let index = match ENTRIES[..used].iter().position(serves) {
@@ -470,7 +484,8 @@ fn point_at_thunk(layout: &Layout, at: u64, kind: u32, bound: u64, api: usize, l
 /// Replaces `old` by `new` in the slot, which may lie in the part that ld.so made read-only.
 fn write(layout: &Layout, at: u64, old: u64, new: u64) -> bool {
     let (start, bytes) = layout.relro;
-    let protected = (start & !4095)..((start + bytes) & !4095);
+    let page = sys::page_bytes();
+    let protected = (start & !(page - 1))..((start + bytes) & !(page - 1));
     if !protected.contains(&at) {
         // SAFETY: a slot of a mapped module that stays writable for the loader's own lazy binding.
         return unsafe { &*(at as *const AtomicU64) }
@@ -484,14 +499,14 @@ fn write(layout: &Layout, at: u64, old: u64, new: u64) -> bool {
         Err(libc::EFAULT) => (),
         Err(_) => return false,
     }
-    let page = (at & !4095) as *mut c_void;
+    let (page, bytes) = ((at & !(page - 1)) as *mut c_void, page as usize);
     // SAFETY: the page belongs to a mapped module, was read-only, and gets that back. A slot never crosses a page.
     unsafe {
-        if libc::mprotect(page, 4096, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+        if libc::mprotect(page, bytes, libc::PROT_READ | libc::PROT_WRITE) != 0 {
             return false;
         }
         let done = (*(at as *const AtomicU64)).compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        libc::mprotect(page, 4096, libc::PROT_READ);
+        libc::mprotect(page, bytes, libc::PROT_READ);
         done
     }
 }

@@ -3,9 +3,14 @@
 //! `libc::syscall` is variadic: a 32-bit literal leaves the upper half of a stack slot undefined. The sixth argument of a system call
 //! lies there: write it as a 64-bit value.
 
+#[cfg(target_arch = "x86_64")]
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::AtomicU32;
+#[cfg(target_arch = "x86_64")]
+use core::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(target_arch = "aarch64")]
+pub use crate::aarch64::clock::{stamp_after, stamp_before};
 use crate::sandbox::{self, Call};
 
 /// Runs `work` and gives the host its errno back.
@@ -48,9 +53,17 @@ pub fn errno_name(errno: i32) -> &'static str {
     }
 }
 
+/// Decides which clock stamps are from; true: the processor's counter, which every AArch64 has.
+#[cfg(target_arch = "aarch64")]
+pub fn choose_clock() -> bool {
+    true
+}
+
+#[cfg(target_arch = "x86_64")]
 static USE_TSC: AtomicBool = AtomicBool::new(false);
 
 /// Decides which clock stamps are from; true: the TSC.
+#[cfg(target_arch = "x86_64")]
 pub fn choose_clock() -> bool {
     let highest = core::arch::x86_64::__cpuid(0x8000_0000).eax;
     // Bit 8 of EDX: invariant TSC (Intel SDM vol. 3B, 18.17.1). RDTSCP is bit 27 of 0x8000_0001.
@@ -61,6 +74,7 @@ pub fn choose_clock() -> bool {
 }
 
 /// A stamp not older than anything this thread did before: for an allocation that has happened.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub fn stamp_after() -> u64 {
     if USE_TSC.load(Ordering::Relaxed) {
@@ -74,6 +88,7 @@ pub fn stamp_after() -> u64 {
 }
 
 /// A stamp for a free that is about to happen.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub fn stamp_before() -> u64 {
     if USE_TSC.load(Ordering::Relaxed) {
@@ -84,6 +99,19 @@ pub fn stamp_before() -> u64 {
     } else {
         clock_ns(libc::CLOCK_MONOTONIC)
     }
+}
+
+/// Bytes of a page of memory.
+#[cfg(target_arch = "x86_64")]
+pub fn page_bytes() -> u64 {
+    4096
+}
+
+/// Bytes of a page of memory: 4, 16 or 64 KiB, as the kernel was built.
+#[cfg(target_arch = "aarch64")]
+pub fn page_bytes() -> u64 {
+    // SAFETY: looks into the auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) }
 }
 
 /// Nanoseconds of `clock`.

@@ -7,7 +7,9 @@
 //! (`EOWNERDEAD`) and the next new thread takes the ring over where it was: no destructor of ours has to run, and frees from the
 //! latest TLS destructors still have their ring.
 
-use core::arch::{asm, global_asm};
+#[cfg(target_arch = "x86_64")]
+use core::arch::asm;
+use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -53,6 +55,14 @@ pub const SLOT_GENERATION: usize = core::mem::offset_of!(Slot, generation);
 /// See [`SLOT_GENERATION`].
 pub const SLOT_CALLS: usize = core::mem::offset_of!(Slot, calls);
 
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn slot() -> &'static Slot {
+    // SAFETY: the address of this thread's slot, which is zeroed when the thread begins.
+    unsafe { &*(crate::aarch64::tls::slot() as *const Slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn slot() -> &'static Slot {
     let at: *const Slot;

@@ -14,6 +14,10 @@ use crate::traces::{Known, MOST_READS, Traces};
 use crate::walk::{Stop, Walk};
 use crate::{oracle, settings, sys};
 
+/// Rules are learned. A rule ([`Rule`]) says that the caller's address is the frame's last word, as a call leaves it on x86-64. On AArch64 a
+/// function puts it where it likes, so that framehop is asked for each frame.
+const LEARNS_RULES: bool = cfg!(target_arch = "x86_64");
+
 /// Longest stack kept; of a longer one the outermost frames are cut.
 pub const DEPTH: usize = 192;
 
@@ -33,10 +37,21 @@ impl Registers {
     ///
     /// # Safety
     /// `sp` is that stack pointer, and the stub's frame is still there.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub unsafe fn at_entry(sp: u64, bp: u64) -> Self {
         // SAFETY: the call instruction pushed the return address there.
         Self { pc: unsafe { *(sp as *const u64) }, sp: sp + 8, bp }
+    }
+
+    /// From what a stub passed on.
+    ///
+    /// # Safety
+    /// None is needed: nothing is read.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    pub unsafe fn at_entry(entry: crate::entry::Entry, fp: u64) -> Self {
+        entry.caller(fp)
     }
 }
 
@@ -618,6 +633,7 @@ impl Unwinding {
             self.framehop = Remembered::new_in();
         }
         if learning
+            && LEARNS_RULES
             && range.own
             && let Some(rule) = Rule::of(at, number, &taken, |other| step(&mut self.tried, tables, other, range).0)
         {

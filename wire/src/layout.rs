@@ -46,8 +46,11 @@ pub const RING_STRIDE: u64 = DEATHS_IN_RING + DEATH_SLOTS as u64 * size_of::<cra
 /// Bytes of the whole (sparse) segment.
 pub const SEGMENT_BYTES: u64 = RINGS_OFFSET + MAX_RINGS as u64 * RING_STRIDE;
 
-/// Which clock the stamps are from: [`Header::clock`].
+/// Which clock the stamps are from: [`Header::clock`]. This: the processor's counter; on AArch64 CNTVCT_EL0, see [`AARCH64_TICK_BITS`].
 pub const CLOCK_TSC: u32 = 1;
+/// Units of a stamp in a tick of AArch64's counter, as a power of two. With as many a second has about as many as one of a TSC, and both
+/// ends have to count alike: what is older than every ring's position is forgotten by it.
+pub const AARCH64_TICK_BITS: u32 = 4;
 /// The stamps are nanoseconds of CLOCK_MONOTONIC, because the TSC is not invariant here.
 pub const CLOCK_MONOTONIC: u32 = 2;
 

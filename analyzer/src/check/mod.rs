@@ -4,6 +4,8 @@
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod copy;
+#[cfg(target_arch = "aarch64")]
+mod descriptor_aarch64;
 mod go;
 mod grouping;
 mod heap;
@@ -227,6 +229,7 @@ fn unclassified(subject: &live::LiveSubject, drained: Drained, level: Level, why
         pid: subject.pid,
         exe: subject.exe.clone(),
         argv: subject.argv.clone(),
+        origin: subject.origin.clone(),
         ended: None,
         drained,
         reach: Reach::Gone(String::new()),

@@ -2,15 +2,17 @@
 
 use avleak_wire::layout as wire;
 
+#[cfg(target_arch = "aarch64")]
+use super::descriptor_aarch64::{dead_stacks, stack_block};
 use super::{Motion, go, heap};
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
-use crate::reach::roots::{RootSources, StackRange, WritableRange};
+use crate::reach::roots::{RED_ZONE, RootSources, StackRange, WritableRange};
 use crate::reach::{Block, Register, RootRange};
 use crate::session::drain::Drained;
 use crate::target::maps::Mapping;
 use crate::target::memory::Memory;
-use crate::target::threads::ThreadState;
+use crate::target::threads::{PROGRAM_COUNTER, STACK_POINTER, ThreadState};
 use crate::target::touched::Touched;
 
 /// What a root is, in a report's words.
@@ -36,6 +38,7 @@ pub struct Found {
 }
 
 /// glibc keeps a thread's descriptor at the top of its stack; it is below this size in every version.
+#[cfg(target_arch = "x86_64")]
 const DESCRIPTOR_BYTES: u64 = 4096;
 
 /// Finds them.
@@ -83,7 +86,7 @@ pub fn find(
     for thread in threads {
         for &(register, value) in &thread.registers {
             // These two hold nothing but where the thread is.
-            if register != "rsp" && register != "rip" {
+            if register != STACK_POINTER && register != PROGRAM_COUNTER {
                 registers
                     .push(Register { value, label: label(format!("register {register} of thread {}", thread.tid)) });
             }
@@ -148,7 +151,7 @@ pub fn stacks_in_use(
     let in_use = |thread: &ThreadState| {
         let sp = thread.stack_pointer;
         let (low, high) = stack_of(thread.fs_base, sp, maps, blocks, memory)?;
-        Some(TargetRange { start: sp.saturating_sub(128).max(low), end: high })
+        Some(TargetRange { start: sp.saturating_sub(RED_ZONE).max(low), end: high })
     };
     let mut ranges: Vec<TargetRange> = threads.iter().filter_map(in_use).collect();
     ranges.sort_unstable();
@@ -230,14 +233,17 @@ fn young_arenas(maps: &[Mapping], before: &[TargetRange], memory: &dyn Memory) -
 }
 
 /// Larger mappings are no stacks.
+#[cfg(target_arch = "x86_64")]
 const LARGEST_STACK: u64 = 256 << 20;
 /// A thread descriptor is aligned so.
+#[cfg(target_arch = "x86_64")]
 const DESCRIPTOR_ALIGN: usize = 64;
 
 /// The stacks that glibc keeps of threads that have ended, for the next ones: what lies there holds nothing.
 ///
 /// A stack has a guard below it, and at its top the thread's descriptor, whose first and third word are its own address
 /// (`tcbhead_t.tcb` and `.self`, sysdeps/x86_64/nptl/tls.h). Where no thread that lives has it as its fs base, the thread is dead.
+#[cfg(target_arch = "x86_64")]
 fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, touched: &Touched) -> Vec<TargetRange> {
     let mut dead = Vec::new();
     let mut bytes = vec![0; 1 << 20];
@@ -274,6 +280,7 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, t
 }
 
 /// The first thread descriptor in a range.
+#[cfg(target_arch = "x86_64")]
 fn descriptor_in(range: TargetRange, memory: &dyn Memory, bytes: &mut [u8]) -> Option<u64> {
     let mut at = range.start.next_multiple_of(DESCRIPTOR_ALIGN as u64);
     while at < range.end {
@@ -296,6 +303,7 @@ fn descriptor_in(range: TargetRange, memory: &dyn Memory, bytes: &mut [u8]) -> O
 }
 
 /// What glibc mapped for the thread with this descriptor (`struct pthread`: stackblock, stackblock_size, guardsize), guard included.
+#[cfg(target_arch = "x86_64")]
 fn stack_block(descriptor: u64, memory: &dyn Memory) -> Option<TargetRange> {
     let mut bytes = [0; DESCRIPTOR_BYTES as usize];
     let got = memory.read(descriptor, &mut bytes);
@@ -320,7 +328,7 @@ fn stack_of(fs_base: u64, sp: u64, maps: &[Mapping], blocks: &[Block], memory: &
     let inside = || {
         let block = &blocks[blocks.partition_point(|block| block.start <= sp).checked_sub(1)?];
         let end = block.start.saturating_add(block.size);
-        (sp < end).then_some(TargetRange { start: sp.saturating_sub(128).max(block.start), end })
+        (sp < end).then_some(TargetRange { start: sp.saturating_sub(RED_ZONE).max(block.start), end })
     };
     // Elsewhere it is a stack that the program made: its memory is root as it is.
     let TargetRange { start, end } = own.or_else(inside)?;

@@ -152,6 +152,10 @@ fn executable(path: &Path) -> io::Result<Metadata> {
 
 type Finding = (Problem, String);
 
+/// The processor that avleak and its library are built for.
+const MACHINE: elf::Machine = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
+const PROCESSOR: &str = if cfg!(target_arch = "aarch64") { "AArch64" } else { "x86-64" };
+
 fn judge_file(path: &Path, search: Option<&OsStr>, depth: usize) -> Option<Finding> {
     let name = path.display();
     let mut start = Vec::with_capacity(SHEBANG);
@@ -173,8 +177,9 @@ fn judge_file(path: &Path, search: Option<&OsStr>, depth: usize) -> Option<Findi
             let message = format!("{name} is a 32-bit program, avleak's library is 64-bit (use a 64-bit build of it)");
             return Some((Problem::ThirtyTwoBit, message));
         }
-        (Some(2), Some(machine)) if machine != elf::EM_X86_64.0.to_le_bytes() || start.get(5) != Some(&1) => {
-            let message = format!("{name} is made for another processor than x86-64 (use an x86-64 build of it)");
+        (Some(2), Some(machine)) if machine != MACHINE.0.to_le_bytes() || start.get(5) != Some(&1) => {
+            let message =
+                format!("{name} is made for another processor than {PROCESSOR} (use an {PROCESSOR} build of it)");
             return Some((Problem::OtherMachine, message));
         }
         _ => {}

@@ -4,7 +4,7 @@ use super::heap::Heap;
 use super::layout::Layout;
 use crate::address::TargetRange;
 use crate::target::memory::Memory;
-use crate::target::threads::ThreadState;
+use crate::target::threads::{FRAME_POINTER, PROGRAM_COUNTER, ThreadState};
 
 /// Most frames of a goroutine that are named.
 const DEPTH: usize = 64;
@@ -204,7 +204,7 @@ fn calls(memory: &dyn Memory, stack: TargetRange, at: At, text: TargetRange) -> 
 fn registers(thread: &ThreadState) -> At {
     let value =
         |name: &str| thread.registers.iter().find(|register| register.0 == name).map_or(0, |register| register.1);
-    At { sp: thread.stack_pointer, pc: value("rip"), bp: value("rbp") }
+    At { sp: thread.stack_pointer, pc: value(PROGRAM_COUNTER), bp: value(FRAME_POINTER) }
 }
 
 /// Where a thread in a signal handler was interrupted: the kernel put that on the handler's stack, behind the description of that very
@@ -213,10 +213,12 @@ fn interrupted(memory: &dyn Memory, sp: u64, slot: TargetRange) -> Option<At> {
     let mut bytes = vec![0; slot.end.checked_sub(sp & !7)?.min(MOST_STACK) as usize];
     let got = memory.read(sp & !7, &mut bytes);
     let words: Vec<u64> = bytes[..got].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-    // rbp, rsp and rip are the registers 10, 15 and 16 behind the three words of `uc_stack`.
-    words.windows(20).find_map(|context| {
+    // On x86-64 rbp, rsp and rip are the registers 10, 15 and 16 behind the three words of `uc_stack`; on AArch64 there are the signal mask,
+    // with room for more, and the faulting address before the registers 29, 31 and 32.
+    const BEHIND: [usize; 3] = if cfg!(target_arch = "aarch64") { [50, 52, 53] } else { [13, 18, 19] };
+    words.windows(BEHIND[2] + 1).find_map(|context| {
         let is_stack = context[0] >= slot.start && context[0] < sp && context[0].checked_add(context[2])? <= slot.end;
         let fits = is_stack && context[2] >= 2048 && context[2].is_multiple_of(1024);
-        fits.then_some(At { bp: context[3 + 10], sp: context[3 + 15], pc: context[3 + 16] })
+        fits.then_some(At { bp: context[BEHIND[0]], sp: context[BEHIND[1]], pc: context[BEHIND[2]] })
     })
 }

@@ -133,6 +133,9 @@ impl GoProcess {
             runtime::Lists::Empty => return Ok(None),
             runtime::Lists::Missing(what) => return Err(format!("{what} was not found in its variables")),
         };
+        if cfg!(target_arch = "aarch64") {
+            return Err("how it keeps its goroutines was never tried on AArch64".into());
+        }
         let heap = Heap::read(memory, &spans, &layout)?;
         let text = moved(image.text);
         let (goroutines, places) = goroutine::read(memory, &goroutines, &layout, &heap, threads, text);

@@ -11,6 +11,7 @@ use super::chain::{Holder, Holders};
 use super::interior::{Heuristics, Worth, worth};
 use super::scan::{Hit, Scanner, Span};
 use super::{Block, Input, ReachError, Scan};
+use crate::address::untagged;
 use crate::target::memory::Memory;
 
 /// What is known of a block.
@@ -145,7 +146,7 @@ impl<'a> Marker<'a> {
             }
         }
         for register in self.input.registers {
-            if let Some((block, interior)) = self.index.find(register.value) {
+            if let Some((block, interior)) = self.index.find(untagged(register.value)) {
                 let hit = Hit { tag: register.label, at: 0, word: register.value, block, interior };
                 self.definite_pointer(None, &hit, || Holder::register(register.label, interior));
             }

@@ -11,8 +11,8 @@
 use super::{Block, ReturnedMap, RootRange};
 use crate::address::TargetRange;
 
-/// Bytes below SP that a function may use (System V ABI, x86-64, 3.2.2).
-const RED_ZONE: u64 = 128;
+/// Bytes below SP that a function may use (System V ABI, x86-64, 3.2.2); on AArch64 none (AAPCS64, 6.4.5.1).
+pub const RED_ZONE: u64 = if cfg!(target_arch = "aarch64") { 0 } else { 128 };
 
 /// The largest thing that glibc allocates for itself past every hook: a thread's cache (tcache_perthread_struct, 656 bytes).
 const LARGEST_GAP: u64 = 1024;

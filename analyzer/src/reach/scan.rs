@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::blocks::BlockIndex;
 use super::{Control, ReachError};
+use crate::address::untagged;
 use crate::target::memory::Memory;
 
 /// Most bytes of a read.
@@ -139,7 +140,7 @@ impl<'a> Scanner<'a> {
             let words = ((self.len - from as u64).min(end - at) / 8) as usize;
             let bytes = &self.buffer[from..from + 8 * words];
             for (i, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
-                let word = u64::from_le_bytes(*eight);
+                let word = untagged(u64::from_le_bytes(*eight));
                 if let Some((block, interior)) = self.index.find(word) {
                     visit(Hit { tag: span.tag, at: at + 8 * i as u64, word, block, interior });
                 }

@@ -94,7 +94,8 @@ impl GoImage {
 
     /// Runtime address minus address in the file, where the page at `offset` of the file is mapped at `start`.
     pub fn bias(&self, offset: u64, start: u64) -> Option<u64> {
-        let pages = |address: u64| address & !4095;
+        let page = rustix::param::page_size() as u64;
+        let pages = |address: u64| address & !(page - 1);
         let segment = self.segments.iter().find(|segment| pages(segment.0) == offset)?;
         Some(start.wrapping_sub(pages(segment.1)))
     }
@@ -169,6 +170,9 @@ impl Data<'_> {
     }
 }
 
+/// Of the processor that avleak is built for.
+const RELATIVE: u32 = if cfg!(target_arch = "aarch64") { elf::R_AARCH64_RELATIVE.0 } else { elf::R_X86_64_RELATIVE.0 };
+
 /// Words of a position-independent file that are known only by what they are moved by, as they are where nothing is moved.
 fn relocations(file: &File, sections: &[SectionInfo]) -> Result<Vec<(u64, u64)>, ElfError> {
     let mut found = Vec::new();
@@ -176,7 +180,7 @@ fn relocations(file: &File, sections: &[SectionInfo]) -> Result<Vec<(u64, u64)>,
         let Some(bytes) = bytes(file, section, LARGEST_DATA)? else { continue };
         for entry in bytes.as_chunks::<24>().0 {
             let word = |at: usize| entry[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            if word(8) as u32 == elf::R_X86_64_RELATIVE.0 {
+            if word(8) as u32 == RELATIVE {
                 found.push((word(0), word(16)));
             }
         }

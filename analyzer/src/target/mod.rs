@@ -5,6 +5,8 @@
 //!
 //! **Architecture Invariant**: nothing here writes to the target's memory or registers.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 pub mod child;
 pub mod maps;
 pub mod memory;

@@ -3,20 +3,37 @@
 
 use std::io;
 
+#[cfg(target_arch = "aarch64")]
+pub use super::aarch64::{FRAME_POINTER, PROGRAM_COUNTER, REGISTER_NAMES, STACK_POINTER};
+#[cfg(target_arch = "x86_64")]
 use super::tracer::ptrace;
 
 /// Names of [`ThreadState::registers`], in its order.
+#[cfg(target_arch = "x86_64")]
 pub const REGISTER_NAMES: [&str; 18] = [
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
     "rip", "gs_base",
 ];
 
+/// What the registers are called that say where a thread is: its stack pointer, where its code is, and its frame pointer.
+#[cfg(target_arch = "x86_64")]
+pub const STACK_POINTER: &str = "rsp";
+/// See above.
+#[cfg(target_arch = "x86_64")]
+pub const PROGRAM_COUNTER: &str = "rip";
+/// See above.
+#[cfg(target_arch = "x86_64")]
+pub const FRAME_POINTER: &str = "rbp";
+
 /// No pointer lies outside: the zero page, and what no page table reaches.
-const POINTERS: std::ops::Range<u64> = 4096..1 << 56;
+pub(super) const POINTERS: std::ops::Range<u64> = 4096..1 << 56;
 /// XSAVE's legacy area: control words, then x87 and xmm registers at these bytes, then the header up to 576.
+#[cfg(target_arch = "x86_64")]
 const LEGACY: std::ops::Range<usize> = 32..416;
+#[cfg(target_arch = "x86_64")]
 const EXTENDED: usize = 576;
 /// Bytes of the XSAVE area that are asked for: AVX-512 and AMX (8 KiB of tiles) fit.
+#[cfg(target_arch = "x86_64")]
 const XSTATE_BYTES: usize = 16 << 10;
 
 /// The registers of one stopped thread.
@@ -24,9 +41,9 @@ const XSTATE_BYTES: usize = 16 << 10;
 pub struct ThreadState {
     /// Thread id.
     pub tid: i32,
-    /// rsp; its stack is live from 128 bytes below (the red zone).
+    /// Its stack is live from here on; on x86-64 from 128 bytes below (the red zone).
     pub stack_pointer: u64,
-    /// Where its TLS block and thread descriptor lie.
+    /// The thread pointer (tpidr_el0 on AArch64): where its TLS block and thread descriptor lie.
     pub fs_base: u64,
     /// The general registers, by name.
     pub registers: Vec<(&'static str, u64)>,
@@ -39,6 +56,16 @@ impl ThreadState {
     ///
     /// # Errors
     /// ESRCH where it is not stopped, not traced by the caller, or gone.
+    #[cfg(target_arch = "aarch64")]
+    pub fn capture(tid: i32) -> io::Result<Self> {
+        super::aarch64::capture(tid)
+    }
+
+    /// Of a thread that the calling thread traces and that is stopped.
+    ///
+    /// # Errors
+    /// ESRCH where it is not stopped, not traced by the caller, or gone.
+    #[cfg(target_arch = "x86_64")]
     pub fn capture(tid: i32) -> io::Result<Self> {
         let r = ptrace::registers(tid)?;
         let values = [
@@ -59,11 +86,12 @@ impl ThreadState {
     /// From register values in the order of [`REGISTER_NAMES`]; missing ones are left out.
     pub fn from_values(tid: i32, fs_base: u64, values: &[u64], vector_words: Vec<u64>) -> Self {
         let registers: Vec<_> = REGISTER_NAMES.into_iter().zip(values.iter().copied()).collect();
-        let stack_pointer = registers.iter().find(|(name, _)| *name == "rsp").map_or(0, |&(_, value)| value);
+        let stack_pointer = registers.iter().find(|(name, _)| *name == STACK_POINTER).map_or(0, |&(_, value)| value);
         Self { tid, stack_pointer, fs_base, registers, vector_words }
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 fn vector_words(area: &[u8]) -> Vec<u64> {
     let legacy = area.get(LEGACY).unwrap_or_default();
     let extended = area.get(EXTENDED..).unwrap_or_default();
@@ -161,6 +189,7 @@ mod tests {
         assert_eq!(status_number(pid, "TracerPid").map(|t| t >= 0), Some(true));
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn vector_words_are_the_pointer_like_ones_of_the_register_areas() {
         let mut area = vec![0; 600];

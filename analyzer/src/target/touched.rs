@@ -11,7 +11,11 @@ use std::os::unix::fs::FileExt;
 use super::maps::Mapping;
 use crate::address::TargetRange;
 
-const PAGE: u64 = 4096;
+/// Bytes of a page of memory: an entry of the page map stands for one.
+fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
 /// Of an entry: the page is in memory.
 const PRESENT: u64 = 1 << 63;
 /// It is swapped out, or on its way to another place.
@@ -102,7 +106,8 @@ fn add_written(
 ) -> Option<()> {
     let first = parts.len();
     let mut buffer = [0; 8 * ENTRIES];
-    let (mut page, end) = (range.start / PAGE, range.end / PAGE);
+    let bytes = page_bytes();
+    let (mut page, end) = (range.start / bytes, range.end / bytes);
     while page < end {
         let wanted = (end - page).min(ENTRIES as u64) as usize * 8;
         let got = pagemap.read_at(&mut buffer[..wanted], page * 8).ok()?;
@@ -111,7 +116,7 @@ fn add_written(
         }
         for entry in buffer[..got].as_chunks().0 {
             let entry = u64::from_le_bytes(*entry);
-            let one = TargetRange { start: page * PAGE, end: page * PAGE + PAGE };
+            let one = TargetRange { start: page * bytes, end: page * bytes + bytes };
             if entry & GUARD != 0 {
                 join(guards, 0, one);
             } else if entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT {
@@ -137,16 +142,19 @@ mod tests {
 
     #[test]
     fn pages_that_were_written_are_told_from_those_that_were_read() {
-        let mut map = MmapOptions::new().len(100 * PAGE as usize).map_anon().expect("memory");
+        let mut map = MmapOptions::new().len(100 * page_bytes() as usize).map_anon().expect("memory");
         let start = map.as_ptr() as u64;
         // SAFETY: the whole of the mapping; a hint.
         unsafe { libc::madvise(map.as_mut_ptr().cast(), map.len(), libc::MADV_NOHUGEPAGE) };
-        let page = |number: u64| TargetRange { start: start + number * PAGE, end: start + (number + 1) * PAGE };
+        let page = |number: u64| TargetRange {
+            start: start + number * page_bytes(),
+            end: start + (number + 1) * page_bytes(),
+        };
         for number in [3, 4, 70] {
-            map[number * PAGE as usize + 8] = 1;
+            map[number * page_bytes() as usize + 8] = 1;
         }
-        assert_eq!(map[50 * PAGE as usize], 0);
-        let all = TargetRange { start: start + 16, end: start + 100 * PAGE };
+        assert_eq!(map[50 * page_bytes() as usize], 0);
+        let all = TargetRange { start: start + 16, end: start + 100 * page_bytes() };
         let mut parts = parts_of(all);
         // A page that was read is the kernel's zero page: it is there, and nothing is lost by reading it.
         parts.retain(|part| *part != page(50));
@@ -158,10 +166,10 @@ mod tests {
     #[test]
     fn guards_are_told_where_the_kernel_has_them() {
         const MADV_GUARD_INSTALL: i32 = 102;
-        let mut map = MmapOptions::new().len(8 * PAGE as usize).map_anon().expect("memory");
+        let mut map = MmapOptions::new().len(8 * page_bytes() as usize).map_anon().expect("memory");
         map.fill(1);
         let start = map.as_ptr() as u64;
-        let guard = TargetRange { start: start + 2 * PAGE, end: start + 4 * PAGE };
+        let guard = TargetRange { start: start + 2 * page_bytes(), end: start + 4 * page_bytes() };
         // SAFETY: inside the mapping; what is guarded is not touched again.
         let done = unsafe { libc::madvise(guard.start as *mut _, guard.len() as usize, MADV_GUARD_INSTALL) };
         if done != 0 {
@@ -170,7 +178,7 @@ mod tests {
         }
         let maps = maps::read_maps(std::process::id() as i32).expect("the mappings");
         let touched = Touched::read(std::process::id() as i32, &maps, &[]);
-        let all = TargetRange { start, end: start + 8 * PAGE };
+        let all = TargetRange { start, end: start + 8 * page_bytes() };
         let rest = [TargetRange { start, end: guard.start }, TargetRange { start: guard.end, end: all.end }];
         assert_eq!(touched.within(all).collect::<Vec<_>>(), rest);
         assert!(touched.guards().contains(&guard), "{:?}", touched.guards());
@@ -179,14 +187,14 @@ mod tests {
     #[test]
     fn shared_memory_and_data_files_are_kept_whole() {
         let file = tempfile::tempfile().expect("a file");
-        file.set_len(8 * PAGE).expect("its size");
+        file.set_len(8 * page_bytes()).expect("its size");
         // SAFETY: nobody shortens the file.
         let (shared, private) = unsafe {
             let (shared, private) = (MmapOptions::new(), MmapOptions::new());
             (shared.map_mut(&file).expect("a mapping"), private.map_copy(&file).expect("a mapping"))
         };
         for start in [shared.as_ptr() as u64, private.as_ptr() as u64] {
-            let all = TargetRange { start, end: start + 8 * PAGE };
+            let all = TargetRange { start, end: start + 8 * page_bytes() };
             assert_eq!(parts_of(all), [all]);
         }
     }

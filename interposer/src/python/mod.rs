@@ -218,10 +218,13 @@ unsafe fn word(at: u64) -> u64 {
     unsafe { *(at as *const u64) }
 }
 
+/// No user address lies above.
+const POINTERS_END: u64 = if cfg!(target_arch = "aarch64") { 1 << 52 } else { 1 << 47 };
+
 /// A pointer that a frame can have.
 #[inline(always)]
 fn is_pointer(value: u64) -> bool {
-    (4096..1 << 47).contains(&value) && value & 7 == 0
+    (4096..POINTERS_END).contains(&value) && value & 7 == 0
 }
 
 /// The Python functions that run on this thread, innermost first: how many, and what tells them apart. `None`: none.

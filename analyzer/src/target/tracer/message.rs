@@ -98,11 +98,13 @@ impl From<Registers> for ThreadState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::threads::REGISTER_NAMES;
 
     #[test]
     fn the_longest_thread_fits_a_packet() {
         // 16 KiB of vector state, every word a pointer of the greatest length.
-        let state = ThreadState::from_values(i32::MAX, 1 << 55, &[u64::MAX; 18], vec![(1 << 56) - 1; 2048]);
+        let state =
+            ThreadState::from_values(i32::MAX, 1 << 55, &[u64::MAX; REGISTER_NAMES.len()], vec![(1 << 56) - 1; 2048]);
         let message = Message::Thread { pid: i32::MAX, thread: state.clone().into() };
         let bytes = serde_json::to_vec(&message).unwrap();
         assert!(bytes.len() < LONGEST, "{}", bytes.len());

@@ -24,6 +24,9 @@ use crate::target::threads::{self, Stat, ThreadState};
 
 const SYS_EXIT: i64 = libc::SYS_exit;
 const SYS_EXIT_GROUP: i64 = libc::SYS_exit_group;
+/// Numbers of execve and execveat, as `/proc/TID/syscall` begins.
+const EXECVE: &[u8] = if cfg!(target_arch = "aarch64") { b"221 " } else { b"59 " };
+const EXECVEAT: &[u8] = if cfg!(target_arch = "aarch64") { b"281 " } else { b"322 " };
 /// How long threads are held that may be ending because of exit_group(0) or of execve.
 const UNDECIDED: Duration = Duration::from_secs(1);
 /// How long stops are taken for those of an execve once it was seen.
@@ -285,8 +288,7 @@ impl Process {
     }
 
     fn on_exit(&mut self, tid: i32, settings: &Settings, out: &mut Vec<Message>) {
-        let read =
-            ptrace::event_message(tid).and_then(|code| Ok((code as i32, ptrace::registers(tid)?.orig_rax as i64)));
+        let read = ptrace::event_message(tid).and_then(|code| Ok((code as i32, ptrace::system_call(tid)?)));
         // Killed out of its stop: nothing is left to hold.
         let Ok((code, syscall)) = read else { return };
         self.threads.insert(tid, Thread::AtExit);
@@ -523,7 +525,7 @@ fn executes(missing: &[i32], settings: &Settings) -> bool {
         return false;
     }
     let text = ptrace::guarded(|| std::fs::read(format!("/proc/{tid}/syscall"))).unwrap_or_default();
-    text.starts_with(b"59 ") || text.starts_with(b"322 ")
+    text.starts_with(EXECVE) || text.starts_with(EXECVEAT)
 }
 
 fn failure(error: &io::Error, tracer: i32) -> SeizeFailure {

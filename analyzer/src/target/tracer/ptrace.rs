@@ -7,6 +7,10 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+#[cfg(target_arch = "aarch64")]
+pub use crate::target::aarch64::system_call;
+
+#[cfg(target_arch = "x86_64")]
 const NT_X86_XSTATE: usize = 0x202;
 
 /// PTRACE_O_*: stop at clone, exit, exec. Not EXITKILL (the target must outlive the tracer), not FORK (children go free).
@@ -55,7 +59,14 @@ pub fn event_message(tid: i32) -> io::Result<u64> {
     }
 }
 
+/// The system call that a stopped thread is in; -1: none.
+#[cfg(target_arch = "x86_64")]
+pub fn system_call(tid: i32) -> io::Result<i64> {
+    Ok(registers(tid)?.orig_rax as i64)
+}
+
 /// The general registers of a stopped thread.
+#[cfg(target_arch = "x86_64")]
 pub fn registers(tid: i32) -> io::Result<libc::user_regs_struct> {
     let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
     // SAFETY: the request fills one user_regs_struct at the pointer, which is a local one.
@@ -67,6 +78,7 @@ pub fn registers(tid: i32) -> io::Result<libc::user_regs_struct> {
 }
 
 /// The XSAVE area of a stopped thread; returns how many bytes of `area` the kernel filled.
+#[cfg(target_arch = "x86_64")]
 pub fn extended_state(tid: i32, area: &mut [u8]) -> io::Result<usize> {
     let mut part = libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
     // SAFETY: the request fills at most iov_len bytes of the exclusively borrowed area and stores their number.
