@@ -111,7 +111,7 @@ fn ten_thousand_reports_are_summed_and_read_by_duckdb() {
     let program = format!(
         "import duckdb, json, sys\n\
          groups = duckdb.sql(\"\"\"{}\"\"\".replace('lines.ndjson', sys.argv[1])).fetchall()\n\
-         processes = duckdb.sql(f\"select count(*) from read_json('{{sys.argv[1]}}') where record = 'process'\").fetchone()[0]\n\
+         processes = duckdb.sql(f\"select count(*) from read_json('{{sys.argv[1]}}') where record = 'process'\").fetchall()[0][0]\n\
          print(json.dumps([processes, {{row[0]: [int(row[1]), int(row[2])] for row in groups}}]))",
         query()
     );

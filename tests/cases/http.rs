@@ -9,7 +9,7 @@ use avleak_tests::avleak::{LIMIT, read_report};
 use avleak_tests::browser::Browser;
 use avleak_tests::process::{self, Running};
 use avleak_tests::truth::number;
-use avleak_tests::{avleak_binary, avleak_library, programs, scratch};
+use avleak_tests::{avleak_binary, avleak_library, programs, repository, scratch};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -183,6 +183,23 @@ fn promtool_finds_nothing_to_complain_of() {
     let done = process::run(&mut command, LIMIT).expect_success();
     assert_eq!((done.text().as_str(), done.stderr.as_str()), ("", ""));
     served.stop();
+}
+
+/// They name metrics that are served, too.
+#[test]
+fn the_rules_for_alerts_are_accepted() {
+    let rules = repository().join("docs/prometheus/avleak.rules.yml");
+    process::run(Command::new("promtool").args(["check", "rules"]).arg(&rules), LIMIT).expect_success();
+    let text = std::fs::read_to_string(rules).expect("the rules");
+    let documented = std::fs::read_to_string(repository().join("docs/http.md")).expect("docs/http.md");
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':');
+    let metrics = words.filter(|word| word.starts_with("avleak_")).collect::<std::collections::BTreeSet<_>>();
+    assert!(metrics.len() >= 5, "{metrics:?}");
+    for metric in metrics {
+        // The table shortens names after the first of a row.
+        let short = metric.strip_prefix("avleak").expect("the prefix");
+        assert!(documented.contains(&format!("`{metric}`")) || documented.contains(&format!("`{short}`")), "{metric}");
+    }
 }
 
 #[test]

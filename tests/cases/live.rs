@@ -141,7 +141,9 @@ fn child_that_has_armed(started: &Started) -> i32 {
         let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
         for pid in pids {
             let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            if maps.contains("/memfd:avleak") {
+            // The analyzer has the same memory, and is a child as well.
+            let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            if maps.contains("/memfd:avleak") && exe != avleak_binary() {
                 // Its analyzer opens the door right after it has answered.
                 std::thread::sleep(Duration::from_millis(500));
                 return pid;
