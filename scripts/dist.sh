@@ -36,7 +36,7 @@ scripts/check-dist.sh "$stage/bin/avleak" "$stage/lib/libavleak.so"
 scripts/check-exports.sh "$stage/lib/libavleak.so"
 cp scripts/run_tests_leak_check.sh scripts/run_tests_with_avleak.sh "$stage/share/avleak/"
 "$stage/bin/avleak" man "$stage/share/man/man1"
-cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/*.md docs/*.json docs/*.svg docs/*.png "$stage/share/doc/avleak/"
+cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/*.md docs/*.json docs/*.svg docs/*.png docs/prometheus/*.yml "$stage/share/doc/avleak/"
 [ "${1:-}" != stage ] || exit 0
 
 name=avleak-$version-x86_64-linux

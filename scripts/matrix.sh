@@ -10,7 +10,7 @@ suites=(bullseye bookworm trixie sid)
 wheels=(12.3.0 13.1.0 14.2.0 15.1.0 16.1.0 17.1.0 18.1.0)
 # What the roots have no tools for: Go, browsers, Valgrind, unpaper, players, wheels, musl's and 32-bit compilers, other allocators; and what
 # does not depend on FFmpeg's version.
-skipped=(ci:: ci_baseline:: ci_docs:: ci_go:: formats:: html:: gate:: storm:: oracle:: wheels:: golang:: python:: programs_at_large::
+skipped=(ci:: ci_baseline:: ci_docs:: ci_go:: fleet:: formats:: html:: http:: gate:: storm:: oracle:: wheels:: golang:: python:: programs_at_large::
     hosts_allocators:: hosts_children::for_musl hosts_children::started_from_python real_leaks::unpaper)
 
 [ $# -gt 0 ] || set -- "${suites[@]}" wheels

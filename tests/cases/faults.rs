@@ -96,16 +96,26 @@ fn essence(outcome: &Outcome) -> Value {
     })
 }
 
+/// No word in memory that is older than avleak happens to lead into the middle of a lost frame: that differs from run to run, whoever is killed.
+fn is_comparable(outcome: &Outcome) -> bool {
+    number(&outcome.report()["totals"]["possibly_lost"]["frames"]) == 0
+}
+
 /// What is reported of it when nobody is killed, and how long that takes, milliseconds.
 fn undisturbed(words: &[&str]) -> (Value, u64) {
-    let begun = Instant::now();
-    let outcome = steady(words).finish();
-    truth::check(&outcome);
-    (essence(&outcome), begun.elapsed().as_millis() as u64)
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let outcome = steady(words).finish();
+        if is_comparable(&outcome) {
+            truth::check(&outcome);
+            return (essence(&outcome), begun.elapsed().as_millis() as u64);
+        }
+    }
+    panic!("in five runs some of the lost frames were possibly lost");
 }
 
 /// Kills the analyzer `times` times, at random moments of the run and of the check after it; the report is the same. Returns how many of the
-/// kills met one: there is none yet in the first moment, and none any more in the last.
+/// kills met one: there is none yet in the first moment, and none any more in the last. 0 for a run that cannot be compared.
 fn survives(words: &[&str], times: u64, (expected, span): &(Value, u64), random: &mut Random) -> u64 {
     let started = steady(words);
     let mut moments: Vec<u64> = (0..times).map(|_| random.below(*span)).collect();
@@ -117,6 +127,9 @@ fn survives(words: &[&str], times: u64, (expected, span): &(Value, u64), random:
         done += u64::from(kill_analyzer(started.running.pid()));
     }
     let outcome = started.finish();
+    if !is_comparable(&outcome) {
+        return 0;
+    }
     truth::check(&outcome);
     let found = essence(&outcome);
     let (found, expected) = (found.as_object().expect("parts"), expected.as_object().expect("parts"));
