@@ -77,6 +77,24 @@ pub struct LiveSubject {
     pub inquirer: Inquirer,
 }
 
+impl LiveSubject {
+    /// What a report is made of once the memory was looked at, or will not be: nobody reaches for it any more.
+    pub(super) fn concluded(&self, drained: Drained) -> Subject {
+        Subject {
+            pid: self.pid,
+            exe: self.exe.clone(),
+            argv: self.argv.clone(),
+            origin: self.origin.clone(),
+            ended: None,
+            drained,
+            reach: Reach::Gone(String::new()),
+            writable_before: Vec::new(),
+            untraced: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// How a check is asked for.
 pub struct LiveOrder<'a> {
     /// What counts as a leak.
@@ -244,18 +262,7 @@ pub fn run(subject: &LiveSubject, mut types: StackTypes, order: &LiveOrder<'_>) 
         ));
     }
     let Scan { drained, blocks, looked, .. } = last;
-    let mut whole = Subject {
-        pid: subject.pid,
-        exe: subject.exe.clone(),
-        argv: subject.argv.clone(),
-        origin: subject.origin.clone(),
-        ended: None,
-        drained,
-        reach: Reach::Gone(String::new()),
-        writable_before: Vec::new(),
-        untraced: None,
-        notes: Vec::new(),
-    };
+    let mut whole = subject.concluded(drained);
     let found = Found { blocks, looked: Some(looked), means, memory_reason: None, notes, check, ended: None };
     let report = conclude(&mut whole, order.level, false, found, begun);
     Ok(Outcome { report, lost, types: whole.drained.types })

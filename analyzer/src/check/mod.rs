@@ -225,18 +225,7 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
 fn unclassified(subject: &live::LiveSubject, drained: Drained, level: Level, why: &str) -> (Report, StackTypes) {
     let (started, begun) = (time(SystemTime::now()), Instant::now());
     let blocks = drained.live.blocks();
-    let mut whole = Subject {
-        pid: subject.pid,
-        exe: subject.exe.clone(),
-        argv: subject.argv.clone(),
-        origin: subject.origin.clone(),
-        ended: None,
-        drained,
-        reach: Reach::Gone(String::new()),
-        writable_before: Vec::new(),
-        untraced: None,
-        notes: Vec::new(),
-    };
+    let mut whole = subject.concluded(drained);
     let found = Found {
         blocks,
         looked: None,
