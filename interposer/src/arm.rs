@@ -6,7 +6,7 @@ use avleak_wire::layout::{FLAG_ARMED_BY_CALL, FLAG_FORKED_CHILD};
 
 use crate::say::{self, Cause};
 use crate::unwind::Registers;
-use crate::{control, intern, modules, python, register, sandbox, segment, settings, slots, spawn, sys, thread};
+use crate::{control, intern, modules, python, register, sandbox, segment, settings, slots, spawn, sys, thread, told};
 
 /// An aligned block was asked for while dormant: by libavutil?
 #[cold]
@@ -111,6 +111,7 @@ fn arm_uncancelled(generation: u32, flags: u32) {
     if let Some(segment) = segment::get() {
         python::reset(segment);
     }
+    told::reset();
     let registered = intern::reset() && hand_over(fd);
     // The analyzer has its own copy, and the mapping needs none.
     sys::close(fd);

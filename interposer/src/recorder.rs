@@ -9,13 +9,14 @@ use avleak_wire::event::{
     Event, FREE_UNMAPS, KIND_API_FRAME_ALLOC, KIND_API_FRAME_FREE, KIND_API_PACKET_ALLOC, KIND_API_PACKET_FREE,
     KIND_FREE, KIND_FREE_BY_REALLOC,
 };
-use avleak_wire::young::{BY_REALLOC, MOVING, OBJECT, Young};
+use avleak_wire::ring::Producer;
+use avleak_wire::young::{BY_REALLOC, OBJECT, Young};
 
 use crate::segment::Segment;
 use crate::thread::{self, ThreadState};
 use crate::traces::Known;
 use crate::unwind::Registers;
-use crate::{arm, control, foreign, settings, sys};
+use crate::{arm, control, foreign, settings, sys, told};
 
 /// Runs `work` with this thread's state; `None` where our code is running already, or no ring is to be had: an event is lost then.
 #[inline(always)]
@@ -92,11 +93,11 @@ fn wait_and_publish(generation: u32, segment: &Segment, state: &mut ThreadState,
 #[inline(always)]
 fn publish_young(generation: u32, state: &mut ThreadState, young: Young) {
     if publish(generation, state, young.event()) {
-        state.told.note(young.address, young.size);
+        told::note(young.address, young.size);
     }
 }
 
-/// Publishes what the cell holds, which stays in its cell, marked, until the caller empties it.
+/// Publishes what the cell holds, which stays in its cell, claimed, until the caller empties it.
 #[inline(always)]
 fn push_young(generation: u32, state: &mut ThreadState, index: u32) -> Young {
     let ring = state.ring;
@@ -111,8 +112,8 @@ fn keep_young(generation: u32, state: &mut ThreadState, young: Young) {
 }
 
 #[inline(always)]
-fn young(stamp: u64, address: u64, size: u64, known: Known) -> Young {
-    let mark = foreign::count(address) | if known.libav { OBJECT } else { 0 };
+fn young(state: &ThreadState, stamp: u64, address: u64, size: u64, known: Known) -> Young {
+    let mark = foreign::hold(address, state.index) | if known.libav { OBJECT } else { 0 };
     Young { stamp, address, size, stack: known.node, mark }
 }
 
@@ -126,7 +127,7 @@ pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
             return;
         }
         state.ring.begin();
-        let young = young(sys::stamp_after(), address, size, known);
+        let young = young(state, sys::stamp_after(), address, size, known);
         keep_young(generation, state, young);
         state.ring.end();
     });
@@ -171,25 +172,76 @@ struct End {
     stack: Option<u32>,
 }
 
-/// A young block of this thread's ends: nothing is published, if nothing is lost by that.
+/// A young block ends: true where nothing needs to be published, because nothing is lost by that. `young`: what its cell holds.
+#[inline(always)]
+fn cancels(generation: u32, state: &mut ThreadState, young: Young, caller: Registers, end: &mut End) -> bool {
+    if end.fate == FREE_UNMAPS || !told::covers(end.address, young.size) {
+        return false;
+    }
+    let cancels = young.mark & OBJECT == 0 || {
+        let freed = match end.kind {
+            KIND_FREE_BY_REALLOC => BY_REALLOC,
+            _ => *end.stack.get_or_insert_with(|| stack_of_free(state, caller)),
+        };
+        thread::still_armed(generation) && state.ring.cancels(young.stack, freed)
+    };
+    cancels && thread::still_armed(generation)
+}
+
+/// A young block of this thread's ends.
 #[inline(always)]
 fn dies_young(generation: u32, state: &mut ThreadState, index: u32, caller: Registers, mut end: End) {
     let young = state.ring.young(index).held();
-    if end.fate != FREE_UNMAPS && state.told.covers(end.address, young.size) {
-        let cancels = young.mark & OBJECT == 0 || {
-            let freed = match end.kind {
-                KIND_FREE_BY_REALLOC => BY_REALLOC,
-                _ => *end.stack.get_or_insert_with(|| stack_of_free(state, caller)),
-            };
-            thread::still_armed(generation) && state.ring.cancels(young.stack, freed)
-        };
-        if cancels && thread::still_armed(generation) {
-            state.ring.count_cancelled();
-            state.ring.empty_young(index);
-            return;
-        }
+    if cancels(generation, state, young, caller, &mut end) {
+        state.ring.count_cancelled();
+        state.ring.empty_young(index);
+        return;
     }
     ends(generation, state, Some(index), caller, end);
+}
+
+/// The cell of another thread's young in which the block at `address` is, claimed by this thread.
+#[inline(always)]
+fn claim_elsewhere(generation: u32, state: &ThreadState, address: u64) -> Option<(Producer, u32)> {
+    let ring = foreign::holder(address)?;
+    // A child knows of rings that its parent had.
+    if ring == state.index || ring >= state.segment.ring_count() || !thread::still_armed(generation) {
+        return None;
+    }
+    let ring = state.segment.ring(ring);
+    Some((ring, ring.claim_young(address, foreign::count(address))?))
+}
+
+/// A young block of another thread's ends, whose cell this thread has claimed. Where its events are not cancelled both are told here, one
+/// after the other: no other event of the address lies between the two.
+#[inline(never)]
+fn dies_elsewhere(generation: u32, state: &mut ThreadState, cell: (Producer, u32), caller: Registers, mut end: End) {
+    let (ring, index) = cell;
+    let young = ring.young(index).held();
+    if cancels(generation, state, young, caller, &mut end) {
+        state.ring.count_cancelled();
+        ring.empty_young(index);
+        return;
+    }
+    let stack = end.stack.unwrap_or_else(|| stack_of_free(state, caller));
+    if !thread::still_armed(generation) {
+        return;
+    }
+    state.ring.begin();
+    publish_young(generation, state, young);
+    publish_end(generation, state, end, stack);
+    ring.empty_young(index);
+    state.ring.end();
+}
+
+/// Publishes the end of a block.
+#[inline(always)]
+fn publish_end(generation: u32, state: &mut ThreadState, end: End, stack: u32) {
+    let stamp = end.stamp.unwrap_or_else(sys::stamp_before);
+    publish(generation, state, Event { stamp, address: end.address, kind: end.kind, size: end.fate, stack });
+    if end.fate == FREE_UNMAPS {
+        told::forget(end.address);
+    }
 }
 
 /// A block ends, and both its events are told: that of the young cell, where it is in one, and this.
@@ -203,11 +255,7 @@ fn ends(generation: u32, state: &mut ThreadState, index: Option<u32>, caller: Re
     if let Some(index) = index {
         push_young(generation, state, index);
     }
-    let stamp = end.stamp.unwrap_or_else(sys::stamp_before);
-    publish(generation, state, Event { stamp, address: end.address, kind: end.kind, size: end.fate, stack });
-    if end.fate == FREE_UNMAPS {
-        state.told.forget(end.address);
-    }
+    publish_end(generation, state, end, stack);
     if let Some(index) = index {
         state.ring.empty_young(index);
     }
@@ -219,14 +267,15 @@ fn ends(generation: u32, state: &mut ThreadState, index: Option<u32>, caller: Re
 pub fn freeing(generation: u32, caller: Registers, address: u64) {
     let done = with_state(generation, caller.sp, |state| {
         let end = End { kind: KIND_FREE, address, stamp: None, fate: fate(address), stack: None };
-        match own_young(state, address) {
-            Some(index) => dies_young(generation, state, index, caller, end),
-            None => {
-                foreign::note(address);
-                let index = state.ring.find_young(address);
-                ends(generation, state, index, caller, end);
-            }
+        if let Some(index) = own_young(state, address) {
+            return dies_young(generation, state, index, caller, end);
         }
+        if let Some(cell) = claim_elsewhere(generation, state, address) {
+            return dies_elsewhere(generation, state, cell, caller, end);
+        }
+        foreign::note(address);
+        let index = state.ring.find_young(address);
+        ends(generation, state, index, caller, end);
     });
     if done.is_none() {
         foreign::note(address);
@@ -251,7 +300,7 @@ pub fn reallocated(generation: u32, caller: Registers, old: Old, new: u64, size:
             return;
         }
         state.ring.begin();
-        let young = young(sys::stamp_after(), new, size, known);
+        let young = young(state, sys::stamp_after(), new, size, known);
         keep_young(generation, state, young);
         state.ring.end();
     });
@@ -343,7 +392,7 @@ pub fn made_by_call(generation: u32, caller: Registers, api: usize, kind: u8, ad
         let stack = match state.ring.find_young(address) {
             Some(index) => {
                 let young = state.ring.young(index).held();
-                if !state.compared.first_time(young.stack) || young.mark & MOVING != 0 {
+                if !state.compared.first_time(young.stack) {
                     return;
                 }
                 // The allocation first: the analyzer is to know it when this comes.

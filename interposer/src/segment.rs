@@ -136,8 +136,14 @@ impl Segment {
     /// Ring `index`, below `ring_slots`.
     pub fn ring(&self, index: u32) -> Producer {
         let offset = wire::RINGS_OFFSET + u64::from(index.min(self.ring_slots - 1)) * wire::RING_STRIDE;
-        // SAFETY: inside the mapping, which lives until a child replaces it; one owner by the state's lock.
+        // SAFETY: inside the mapping, which lives until a child replaces it; one owner by the state's lock, and others only claim cells.
         Producer::over(unsafe { Mapped::new(self.base.add(offset as usize)) })
+    }
+
+    /// How many rings there are.
+    #[inline(always)]
+    pub fn ring_count(&self) -> u32 {
+        self.header().ring_count.load(Ordering::Acquire).min(self.ring_slots)
     }
 
     fn record(&self, index: u32) -> &wire::ModuleRecord {

@@ -20,7 +20,6 @@ use avleak_wire::ring::Producer;
 use crate::python::Python;
 use crate::sandbox::{self, Call};
 use crate::stacks::stack_left;
-use crate::told::Told;
 use crate::unwind::Unwinding;
 use crate::{arena, control, segment, sys};
 
@@ -83,14 +82,14 @@ pub struct ThreadState {
     lock: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
     /// The ring.
     pub ring: Producer,
+    /// The ring's number.
+    pub index: u32,
     /// What the producer last saw of the reader's position.
     pub known_tail: u64,
     /// For how long no more is waited for a reader that stands still.
     pub stalled_at_tail: Option<u64>,
     /// Where the ring lies.
     pub segment: &'static segment::Segment,
-    /// Which blocks the analyzer was told of.
-    pub told: Told,
     /// Stacks of which the two witnesses were compared.
     pub compared: Compared,
     /// The unwinder's own.
@@ -348,10 +347,10 @@ fn fresh(segment: &'static segment::Segment, index: u32) -> *mut ThreadState {
         at.write(ThreadState {
             lock: UnsafeCell::new(MaybeUninit::zeroed()),
             ring: segment.ring(index),
+            index,
             known_tail: 0,
             stalled_at_tail: None,
             segment,
-            told: Told::new(),
             compared: Compared([0; 64]),
             unwinding: Unwinding::new(),
             python: Python::new(),

@@ -5,7 +5,7 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"avleak\0\x01");
 /// A reader refuses another major version.
-pub const MAJOR: u16 = 3;
+pub const MAJOR: u16 = 4;
 /// Minor versions only add fields where zero meant "absent".
 pub const MINOR: u16 = 0;
 
@@ -239,7 +239,7 @@ pub struct RingHeader {
     pub waited_ns: AtomicU64,
     /// Producer: calls seen by the second witness, by [`API_NAMES`].
     pub calls: [AtomicU64; 16],
-    /// Producer: allocations that their own thread gave back young, so that neither event was published.
+    /// Producer: allocations that were given back young, so that neither event was published.
     pub cancelled: AtomicU64,
     /// Keeps the consumer's word on a cache line of its own.
     pub padding: [AtomicU64; 10],

@@ -1,10 +1,10 @@
-//! The young table from its owner's side: where an address has its place, what comes in, and which way it leaves.
+//! The young table from the producers' side: where an address has its place, what comes in, and which way it leaves.
 //!
 //! Kept apart from what records (stacks, stamps, waiting for a reader), so that the model in `tests/loom.rs` runs this very code.
 
 use crate::event::EventCell;
 use crate::ring::{Producer, RingMemory};
-use crate::young::{MOVING, OBJECT, Young, tag_of};
+use crate::young::{CLAIMED, OBJECT, Young, tag_of};
 
 impl<M: RingMemory> Producer<M> {
     /// First cell of the set in which `address` has its place.
@@ -18,62 +18,90 @@ impl<M: RingMemory> Producer<M> {
         ((address >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - sets.trailing_zeros())) as u32 * M::WAYS
     }
 
-    /// The cell that holds `address`.
+    /// The cell that holds `address` and that nobody claimed.
     #[inline(always)]
     pub fn find_young(&self, address: u64) -> Option<u32> {
         let (set, tag) = (Self::set_of(address), tag_of(address));
         (set..set + M::WAYS).find(|&index| self.young(index).tag() == tag)
     }
 
-    /// The cell that holds `address`, where nobody else gave the block back since it was put there: `foreign`, the count of
-    /// such frees, is still what its mark says. Only then may it be cancelled.
+    /// The cell that holds `address`, where nobody gave the block back since it was put there: `foreign`, the count of such frees, is
+    /// still what its mark says. Only then may it be cancelled. For the owner, who is about to free it.
     #[inline(always)]
     pub fn own_young(&self, address: u64, foreign: u32) -> Option<u32> {
         let index = self.find_young(address)?;
         (self.young(index).held().mark & !OBJECT == foreign).then_some(index)
     }
 
-    /// Puts a new block among the young, in place of the oldest of its set if need be; that one goes through `publish`.
+    /// The same of another's ring: the cell is the caller's, who is about to free the block, until it empties it.
+    #[inline(always)]
+    pub fn claim_young(&self, address: u64, foreign: u32) -> Option<u32> {
+        let index = self.own_young(address, foreign)?;
+        // What the mark was read of may have been driven out meanwhile; but the address cannot have come back, for it is not free yet.
+        self.young(index).claim(tag_of(address)).then_some(index)
+    }
+
+    /// Puts a new block among the young, in place of the oldest of its set if need be; that one goes through `publish`. So does the new
+    /// block where others are busy with all of its set.
     #[inline(always)]
     pub fn keep_young(&self, young: Young, publish: impl FnOnce(Young)) {
+        match self.place_for(&young) {
+            Place::Empty(index) => self.young(index).fill(young),
+            Place::Claimed(index) => {
+                publish(self.young(index).held());
+                self.empty_young(index);
+                self.young(index).fill(young);
+            }
+            Place::None => publish(young),
+        }
+    }
+
+    #[inline(always)]
+    fn place_for(&self, young: &Young) -> Place {
         let (set, tag) = (Self::set_of(young.address), tag_of(young.address));
-        let (mut place, mut oldest, mut oldest_stamp) = (None, set, u64::MAX);
-        for index in set..set + M::WAYS {
-            let cell = self.young(index);
-            match cell.tag() {
-                0 => place = place.or(Some(index)),
-                known if known == tag => {
-                    if is_the_same_block(cell, &young) {
-                        cell.empty();
-                        (place, oldest) = (Some(index), index);
-                    } else {
+        // Each further round is one in which another thread emptied or claimed a cell of the set, as it can do once for each.
+        for _ in 0..=M::WAYS {
+            let (mut oldest, mut oldest_tag, mut oldest_stamp) = (None, 0, u64::MAX);
+            let mut empty = None;
+            for index in set..set + M::WAYS {
+                let cell = self.young(index);
+                match cell.tag() {
+                    0 => empty = empty.or(Some(index)),
+                    known if known == tag => {
+                        if is_the_same_block(cell, young) {
+                            cell.empty();
+                            return Place::Empty(index);
+                        }
                         // Somebody else gave that one back. Both its events are told.
-                        (place, oldest) = (None, index);
+                        (empty, oldest, oldest_tag) = (None, Some(index), tag);
+                        break;
                     }
-                    break;
-                }
-                _ => {
-                    let stamp = cell.stamp();
-                    if stamp < oldest_stamp {
-                        (oldest, oldest_stamp) = (index, stamp);
+                    known if known & CLAIMED != 0 => (),
+                    known => {
+                        let stamp = cell.stamp();
+                        if stamp < oldest_stamp {
+                            (oldest, oldest_tag, oldest_stamp) = (Some(index), known, stamp);
+                        }
                     }
                 }
             }
+            match (empty, oldest) {
+                (Some(index), _) => return Place::Empty(index),
+                (None, Some(index)) if self.young(index).claim(oldest_tag) => return Place::Claimed(index),
+                (None, Some(_)) => (),
+                (None, None) => return Place::None,
+            }
         }
-        let index = place.unwrap_or_else(|| {
-            self.publish_young(oldest, publish);
-            self.empty_young(oldest);
-            oldest
-        });
-        self.young(index).fill(young);
+        Place::None
     }
 
-    /// Hands what the cell holds to `publish`. It stays in its cell, marked, until the caller empties that: a reader sees it at least once.
+    /// Hands what the owner's own cell holds to `publish`, where it is still there. It stays in its cell, claimed, until the caller empties
+    /// that: a reader sees it at least once. Of a block that the caller is about to free, or that is the caller's alone.
     #[inline(always)]
     pub fn publish_young(&self, index: u32, publish: impl FnOnce(Young)) -> Young {
         let cell = self.young(index);
         let young = cell.held();
-        cell.mark_moving();
+        cell.take();
         publish(young);
         young
     }
@@ -89,6 +117,15 @@ impl<M: RingMemory> Producer<M> {
 /// The outer call tells more; were the inner one published, nobody would ever tell its end.
 #[cold]
 fn is_the_same_block(cell: &EventCell, young: &Young) -> bool {
-    let mark = cell.held().mark;
-    mark & MOVING == 0 && (mark ^ young.mark) & !OBJECT == 0
+    (cell.held().mark ^ young.mark) & !OBJECT == 0
+}
+
+/// Where a new block goes.
+enum Place {
+    /// Into this cell.
+    Empty(u32),
+    /// Into this one, once what it holds was published.
+    Claimed(u32),
+    /// Others are busy with all of them.
+    None,
 }

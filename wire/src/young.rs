@@ -2,13 +2,20 @@
 //!
 //! Most allocations die within a few hundred events. A thread therefore puts an allocation into its *young* table, found by
 //! address, and publishes it in its ring only when something else needs the place. A free by the same thread in the meantime empties
-//! the place: one store, and neither event ever leaves the core.
+//! the place: one store, and neither event ever leaves the core. A free by another thread that knows in whose table the block is
+//! *claims* it there, by one exchange, and then does the same.
 //!
 //! Contract:
-//! * The table is written by the ring's owner only. A cell is *empty* while word 1 is 0. A filled cell is a published fact: a reader
+//! * Cells are filled by the ring's owner only. A cell is *empty* while word 1 is 0. A filled cell is a published fact: a reader
 //!   that looks ([`crate::ring::Consumer::young`]) may take it for an allocation that is still alive, and must not remember it.
-//! * An old allocation is pushed into the ring first and leaves its cell afterwards, marked [`MOVING`] meanwhile: a reader that
-//!   looks at the cells first and at the ring afterwards sees it at least once. Seeing it twice does no harm: it is the same event.
+//! * Who drives an allocation out, or frees what is in another's table, first claims the cell ([`EventCell::claim`]): word 1 goes from the
+//!   block's tag to the same tag with [`CLAIMED`]. Of two who try, one has it; from then on the cell is that one's until it is emptied.
+//!   The owner who frees its own block needs no claim: nobody else may free that block, and who drives it out is the owner itself.
+//! * A block may be claimed for a free only where nobody gave its address back since the cell was filled, which the producers' mark
+//!   tells: the cell of a block whose free went another way is stale, and a later block of that address is not in it.
+//! * An allocation that is not cancelled is pushed into the ring of whoever claimed it first and leaves its cell afterwards: a reader that
+//!   looks at all cells first and at all rings afterwards sees it at least once. Seeing it twice does no harm: it is the same event.
+//!   A claimed cell is seen as [`MOVING`].
 //! * What a cancelled object leaves behind is a count for its pair of stacks ([`DeathCell`]), exact; of each pair the first 32 and
 //!   then every 64th death go through the ring, so that lifetimes are known.
 
@@ -20,18 +27,20 @@ pub const WAYS: u32 = 4;
 
 /// [`Young::mark`]: FFmpeg's code made it, so that it may be an object whose death is counted by its pair of stacks.
 pub const OBJECT: u32 = 1 << 30;
-/// [`Young::mark`]: it is in the ring already, or about to be.
+/// [`Young::mark`], to a reader: it is in a ring already, or about to be, or about to be cancelled.
 pub const MOVING: u32 = 1 << 31;
+/// Word 1 of a cell that somebody claimed: the top bit of the kind.
+pub const CLAIMED: u64 = 1 << 63;
 
 /// What a cell holds.
 ///
 /// | word | bits | content |
 /// |---|---|---|
 /// | 0 | 64 | stamp |
-/// | 1 | 64 | address and kind as in an event; 0: empty |
+/// | 1 | 64 | address and kind as in an event, [`CLAIMED`]; 0: empty |
 /// | 2 | 64 | size in bytes |
 /// | 3 | 32 | stack node |
-/// | 3 | 32 (top) | the producer's own mark: [`OBJECT`], [`MOVING`], 30 bits of its own |
+/// | 3 | 32 (top) | the producers' own mark: [`OBJECT`], 30 bits of their own |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Young {
     /// When it was returned.
@@ -61,7 +70,7 @@ pub fn tag_of(address: u64) -> u64 {
 
 /// Producer's and reader's views of a cell.
 impl EventCell {
-    /// Word 1: [`tag_of`] the address, 0 where the cell is empty. For the producer.
+    /// Word 1: [`tag_of`] the address, perhaps [`CLAIMED`]; 0 where the cell is empty. For producers.
     #[inline(always)]
     pub fn tag(&self) -> u64 {
         self.0[1].load(Ordering::Relaxed)
@@ -98,11 +107,18 @@ impl EventCell {
         self.0[1].store(tag_of(young.address), Ordering::Release);
     }
 
-    /// Marks what it holds as on its way into the ring.
+    /// Takes the cell that holds `tag` for the caller alone; false where it does not hold that any more, or is somebody's already.
     #[inline(always)]
-    pub fn mark_moving(&self) {
-        let last = self.0[3].load(Ordering::Relaxed);
-        self.0[3].store(last | u64::from(MOVING) << 32, Ordering::Relaxed);
+    pub fn claim(&self, tag: u64) -> bool {
+        // Acquire pairs with the release in `fill`: what is read of the cell now is of this filling, and stays.
+        self.0[1].compare_exchange(tag, tag | CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// As [`Self::claim`], of a cell that nobody else may claim: the block is being freed by the caller, or was.
+    #[inline(always)]
+    pub fn take(&self) {
+        // Release, as in `empty`: what the reader sees of the ring is at least as new.
+        self.0[1].store(self.tag() | CLAIMED, Ordering::Release);
     }
 
     /// Empties the cell: the one store of a cancellation.
@@ -116,7 +132,7 @@ impl EventCell {
     pub fn look(&self) -> Option<Young> {
         for _ in 0..8 {
             let tag = self.0[1].load(Ordering::Acquire);
-            if tag >> ADDRESS_BITS != u64::from(KIND_ALLOC) {
+            if (tag & !CLAIMED) >> ADDRESS_BITS != u64::from(KIND_ALLOC) {
                 // Empty; or no producer of this version wrote that.
                 return None;
             }
@@ -129,7 +145,8 @@ impl EventCell {
             if self.0[1].load(Ordering::Acquire) == tag && words() == seen {
                 let [stamp, size, last] = seen;
                 let address = tag & ((1 << ADDRESS_BITS) - 1);
-                return Some(Young { stamp, address, size, stack: last as u32, mark: (last >> 32) as u32 });
+                let moving = if tag & CLAIMED != 0 { MOVING } else { 0 };
+                return Some(Young { stamp, address, size, stack: last as u32, mark: (last >> 32) as u32 | moving });
             }
         }
         None
@@ -214,10 +231,22 @@ mod tests {
         cell.fill(YOUNG);
         assert_eq!((cell.tag(), cell.stamp()), (tag_of(YOUNG.address), 9));
         assert_eq!((cell.held(), cell.look()), (YOUNG, Some(YOUNG)));
-        cell.mark_moving();
+        cell.take();
         assert_eq!(cell.look(), Some(Young { mark: YOUNG.mark | MOVING, ..YOUNG }));
+        assert_eq!(cell.held(), YOUNG);
         cell.empty();
         assert_eq!(cell.look(), None);
+    }
+
+    #[test]
+    fn a_cell_is_claimed_once() {
+        let cell = cell();
+        let tag = tag_of(YOUNG.address);
+        assert!(!cell.claim(tag), "it is empty");
+        cell.fill(YOUNG);
+        assert!(!cell.claim(tag_of(YOUNG.address + 16)), "it holds another");
+        assert!(cell.claim(tag) && !cell.claim(tag));
+        assert_eq!((cell.held(), cell.look().map(|young| young.mark & MOVING)), (YOUNG, Some(MOVING)));
     }
 
     #[test]

@@ -22,7 +22,7 @@ macro_rules! offsets {
 #[test]
 fn versions_and_limits() {
     assert_eq!(MAGIC.to_le_bytes(), *b"avleak\0\x01");
-    assert_eq!((MAJOR, MINOR), (3, 0));
+    assert_eq!((MAJOR, MINOR), (4, 0));
     assert_eq!((PAGE, MAX_MODULES, MAX_NODES, MAX_RINGS, RING_EVENTS), (4096, 4096, 4_194_304, 4096, 2048));
     assert_eq!((MODULE_PATH_BYTES, BUILD_ID_BYTES), (424, 32));
     assert_eq!((YOUNG_SLOTS, DEATH_SLOTS), (512, 1024));
@@ -184,12 +184,12 @@ const YOUNG_BYTES: [u8; 32] = [
 
 #[test]
 fn the_bytes_of_a_young_cell() {
-    assert_eq!((WAYS, OBJECT, MOVING), (4, 1 << 30, 1 << 31));
+    assert_eq!((WAYS, OBJECT, CLAIMED), (4, 1 << 30, 1 << 63));
     let cell = EventCell([const { AtomicU64::new(0) }; 4]);
     cell.fill(YOUNG);
     assert_eq!(bytes_of(&cell), YOUNG_BYTES);
-    cell.mark_moving();
-    assert_eq!(bytes_of(&cell)[31], 0xc5);
+    assert!(cell.claim(tag_of(YOUNG.address)));
+    assert_eq!(bytes_of(&cell)[15], 0x81);
     cell.empty();
     assert_eq!(bytes_of(&cell)[8..16], [0; 8]);
 }

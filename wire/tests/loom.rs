@@ -105,6 +105,8 @@ impl Truth {
 /// How a thread records, as `interposer/src/recorder.rs` does it.
 struct Thread<const E: usize, const Y: usize> {
     ring: Producer<Small<E, Y>>,
+    /// In whose young table blocks are looked for that this thread frees and does not keep itself, and whether they are cancelled there.
+    other: Option<(Producer<Small<E, Y>>, bool)>,
     known_tail: u64,
     /// Count of frees by others than the owner; and the turns.
     foreign: Arc<(AtomicU32, AtomicU32)>,
@@ -113,7 +115,22 @@ struct Thread<const E: usize, const Y: usize> {
 
 impl<const E: usize, const Y: usize> Thread<E, Y> {
     fn new(memory: &Small<E, Y>, foreign: &Arc<(AtomicU32, AtomicU32)>, truth: &std::sync::Arc<Truth>) -> Self {
-        Self { ring: Producer::over(memory.clone()), known_tail: 0, foreign: foreign.clone(), truth: truth.clone() }
+        let ring = Producer::over(memory.clone());
+        Self { ring, other: None, known_tail: 0, foreign: foreign.clone(), truth: truth.clone() }
+    }
+
+    /// Finds blocks among those that are kept in `memory`, too.
+    fn who_looks_into(mut self, memory: &Small<E, Y>, and_cancels: bool) -> Self {
+        self.other = Some((Producer::over(memory.clone()), and_cancels));
+        self
+    }
+
+    fn claimed_elsewhere(&self, address: u64) -> Option<(Producer<Small<E, Y>>, u32, bool)> {
+        let (other, cancels) = self.other.as_ref()?;
+        turn(&self.foreign.1);
+        let index = other.claim_young(address, self.foreign.0.load(Ordering::Relaxed))?;
+        turn(&self.foreign.1);
+        Some((other.clone(), index, *cancels))
     }
 
     fn allocated(&mut self, address: u64) {
@@ -144,6 +161,20 @@ impl<const E: usize, const Y: usize> Thread<E, Y> {
         turn(&self.foreign.1);
         if let Some(index) = self.ring.own_young(address, self.foreign.0.load(Ordering::Relaxed)) {
             self.ring.empty_young(index);
+        } else if let Some((other, index, cancels)) = self.claimed_elsewhere(address) {
+            if !cancels {
+                self.ring.begin();
+                let made = other.young(index).held().event();
+                self.ring.push(made, &mut self.known_tail).expect("room in the ring");
+                turn(&self.foreign.1);
+                let free = Event { stamp: self.truth.stamp(), address, kind: KIND_FREE, size: 0, stack: 0 };
+                self.ring.push(free, &mut self.known_tail).expect("room in the ring");
+                turn(&self.foreign.1);
+            }
+            other.empty_young(index);
+            if !cancels {
+                self.ring.end();
+            }
         } else {
             self.foreign.0.fetch_add(1, Ordering::Relaxed);
             let (ring, known_tail) = (&self.ring, &mut self.known_tail);
@@ -393,7 +424,7 @@ fn freed_by_another_thread_which_cancels_the_next_life() {
 
 #[test]
 fn a_later_life_comes_back_to_the_first_thread() {
-    handed_over(1, 1, |first, second, turn, me| {
+    handed_over(2, 0, |first, second, turn, me| {
         if me == 0 {
             first.allocated(X);
             turn.store(1, Ordering::Release);
@@ -438,6 +469,107 @@ fn an_address_comes_back_to_the_thread_whose_block_another_freed() {
             wait_for(turn, 1);
             second.freeing(X);
             turn.store(2, Ordering::Release);
+        }
+    });
+}
+
+/// As above, but the second thread takes the block out of the first one's young: by cancelling it, or by telling both events itself.
+fn taken_out(
+    preemptions: usize,
+    passes: usize,
+    script: fn(&mut Thread<8, 1>, &mut Thread<8, 1>, &Arc<AtomicU32>, u32),
+) {
+    for cancels in [true, false] {
+        model(preemptions, move || {
+            let (one, two) = (Small::<8, 1>::new(), Small::<8, 1>::new());
+            let (foreign, truth) = (Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
+            let turn = Arc::new(AtomicU32::new(0));
+            let handles: Vec<_> = [0, 1]
+                .map(|me| {
+                    let mut first = Thread::new(&one, &foreign, &truth).who_looks_into(&two, cancels);
+                    let mut second = Thread::new(&two, &foreign, &truth).who_looks_into(&one, cancels);
+                    let turn = turn.clone();
+                    thread::spawn(move || script(&mut first, &mut second, &turn, me))
+                })
+                .into();
+            let mut reader = Reader::new(&[&one, &two], &foreign, &truth);
+            for _ in 0..passes {
+                reader.pass();
+            }
+            for handle in handles {
+                handle.join().unwrap();
+            }
+            reader.finish();
+        });
+    }
+}
+
+/// The owner drives the block out while another frees it: one of the two has it.
+#[test]
+fn driven_out_while_another_thread_takes_it_out() {
+    taken_out(2, 0, |first, second, turn, me| {
+        if me == 0 {
+            first.allocated(X);
+            turn.store(1, Ordering::Release);
+            first.allocated(Z);
+        } else {
+            wait_for(turn, 1);
+            second.freeing(X);
+        }
+    });
+}
+
+/// ... and the address goes on: the second thread gets it, and hands it back to the first.
+#[test]
+fn taken_out_and_handed_back() {
+    taken_out(2, 0, |first, second, turn, me| {
+        if me == 0 {
+            first.allocated(X);
+            turn.store(1, Ordering::Release);
+            wait_for(turn, 2);
+            first.freeing(X);
+            first.allocated(X);
+        } else {
+            wait_for(turn, 1);
+            second.freeing(X);
+            second.allocated(X);
+            turn.store(2, Ordering::Release);
+        }
+    });
+}
+
+/// ... while the reader looks on.
+#[test]
+fn taken_out_while_the_reader_looks() {
+    taken_out(1, 1, |first, second, turn, me| {
+        if me == 0 {
+            first.allocated(X);
+            turn.store(1, Ordering::Release);
+            first.allocated(Z);
+        } else {
+            wait_for(turn, 1);
+            second.freeing(X);
+            second.allocated(X);
+        }
+    });
+}
+
+/// The first free went another way, by a thread that did not know where to look: the cell is stale, and nobody may claim it for the next life.
+#[test]
+fn a_stale_cell_is_not_taken_for_the_next_life() {
+    taken_out(2, 0, |first, second, turn, me| {
+        if me == 0 {
+            first.allocated(X);
+            turn.store(1, Ordering::Release);
+        } else {
+            wait_for(turn, 1);
+            let knows = second.other.take();
+            second.freeing(X);
+            second.other = knows;
+            // Published at once, so that it is in no cell.
+            second.allocated(X);
+            second.allocated(Y);
+            second.freeing(X);
         }
     });
 }

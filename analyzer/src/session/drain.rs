@@ -282,7 +282,7 @@ impl Inquirer {
             let young = worker.young();
             worker.pass();
             let mut newer: Vec<LiveBlock> = worker.live.newer_than(stamp).collect();
-            for (_, one) in young.iter().filter(|(_, one)| one.stamp >= stamp) {
+            for one in young.iter().filter(|one| one.stamp >= stamp) {
                 let event = one.event();
                 let kind = worker.types.kind_of(event.stack, event.size);
                 let (address, size, stamp, stack) = (event.address, event.size, event.stamp, event.stack);
@@ -297,7 +297,7 @@ impl Inquirer {
         self.ask(move |worker| {
             let young = worker.young();
             worker.pass();
-            let is_young = |block: &(u64, u64)| young.iter().any(|(_, one)| (one.address, one.stamp) == *block);
+            let is_young = |block: &(u64, u64)| young.iter().any(|one| (one.address, one.stamp) == *block);
             blocks.iter().map(|block| worker.live.is_alive(block.0, block.1) || is_young(block)).collect()
         })
     }
@@ -406,12 +406,9 @@ impl Ring {
         }
     }
 
-    /// The allocation was drained too: its thread was stopped between its way into the ring and its way out of the young.
-    fn has_drained(&self, young: &Young) -> bool {
-        young.mark & MOVING != 0
-            && self
-                .last
-                .is_some_and(|last| (last.kind, last.stamp, last.address) == (KIND_ALLOC, young.stamp, young.address))
+    /// This allocation was the last event.
+    fn ends_with(&self, young: &Young) -> bool {
+        self.last.is_some_and(|last| (last.kind, last.stamp, last.address) == (KIND_ALLOC, young.stamp, young.address))
     }
 }
 
@@ -620,13 +617,17 @@ impl Worker {
         self.rings.iter().map(of).fold(0, u64::saturating_add)
     }
 
-    /// What threads keep to themselves, with the numbers of their rings.
-    fn young(&self) -> Vec<(usize, Young)> {
+    /// What threads keep to themselves.
+    fn young(&self) -> Vec<Young> {
         let mut young = Vec::new();
-        for (at, ring) in self.rings.iter().enumerate() {
-            ring.consumer.young(|one| young.push((at, one)));
-        }
+        self.rings.iter().for_each(|ring| ring.consumer.young(|one| young.push(one)));
         young
+    }
+
+    /// The allocation was drained too: a thread was stopped between its way into a ring, its own or that of who frees it, and its way out
+    /// of the young.
+    fn has_drained(&self, young: &Young) -> bool {
+        young.mark & MOVING != 0 && self.rings.iter().any(|ring| ring.ends_with(young))
     }
 
     /// What is alive, of a process that runs on: what dies young meanwhile is among it, what goes from there into its ring is counted once.
@@ -638,8 +639,8 @@ impl Worker {
         let now = clock::read(self.tsc);
         let mut live = self.live.clone();
         self.add_deaths(&mut live);
-        for (ring, one) in &young {
-            if !self.rings[*ring].has_drained(one) {
+        for one in &young {
+            if !self.has_drained(one) {
                 live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
             }
         }
@@ -668,8 +669,8 @@ impl Worker {
                 }
             });
         }
-        for (ring, one) in self.young() {
-            if self.rings[ring].has_drained(&one) {
+        for one in self.young() {
+            if self.has_drained(&one) {
                 continue;
             }
             let event = one.event();
@@ -717,8 +718,8 @@ impl Worker {
         if !(0..LAST_PASSES).any(|_| self.pass() == 0) {
             self.left_behind = self.rings.iter().map(|ring| ring.consumer.waiting()).sum::<u64>().max(1);
         }
-        young.retain(|(ring, one)| !self.rings[*ring].has_drained(one));
-        for (_, one) in young {
+        young.retain(|one| !self.has_drained(one));
+        for one in young {
             self.live.apply(one.event(), Rings::Many, |stack, size| self.types.kind_of(stack, size));
         }
         let mut live = std::mem::take(&mut self.live);

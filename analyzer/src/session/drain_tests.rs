@@ -43,7 +43,7 @@ fn an_allocation_on_its_way_into_the_ring_is_counted_once() {
         }
         let young = Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 };
         first.young(0).fill(young);
-        first.young(0).mark_moving();
+        first.young(0).take();
         first.push(young.event(), &mut tail).expect("room");
         // Another thread gives it back and gets its place; one more young one is alive.
         for event in [event(KIND_FREE, 600, 64), event(KIND_ALLOC, 700, 64)] {
@@ -178,7 +178,7 @@ fn an_allocation_that_never_came_into_the_ring_is_alive_at_the_end() {
     let only = producer(&worker, 0);
     only.push(event(KIND_ALLOC, 400, 32), &mut 0).expect("room");
     only.young(0).fill(Young { stamp: 500, address: 64, size: 0, stack: 0, mark: 0 });
-    only.young(0).mark_moving();
+    only.young(0).take();
     assert_eq!(worker.pass(), 1);
     worker.finish();
     assert_eq!(worker.live.blocks().iter().map(|block| block.stamp).collect::<Vec<_>>(), [400, 500]);
