@@ -114,8 +114,8 @@ def all_workloads(place, quick):
         ),
         Workload(
             "e",
-            "a program with libav and a million live blocks, 5 frames definitely and 1 possibly lost",
-            (str(place.million),) + (("100000",) if quick else ()),
+            "a program with libav, a million live blocks and 1 GiB of live frames, 5 frames definitely and 1 possibly lost",
+            (str(place.million),) + (("100000", "64") if quick else ()),
             str(place.million),
             {"check": 1.0, "stopped": 0.2},
         ),

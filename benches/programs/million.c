@@ -1,10 +1,10 @@
-// A server of a kind: a million live blocks, a few live frames, and some frames that are lost 20 functions deep, in libav's hands.
+// A server of a kind: a million live blocks, a gigabyte of live frames, and some frames that are lost 20 functions deep, in libav's hands.
 // Prints its own truth as one line of JSON; exits with 0 without freeing anything, as servers do.
 //
-//     million [BLOCKS]        default: 1000000
+//     million [BLOCKS [MIB]]        default: 1000000 1024
 //
-// The blocks hang in lists from a table, 16 to 271 bytes each. All of them, and the frames in `keeper`, are reachable; LOST frames
-// with pixels and one frame of which only its middle is known are not.
+// The blocks hang in lists from a table, 16 to 271 bytes each. All of them, and the frames in `keeper`, MIB of pixels that were all
+// written, are reachable; LOST frames with pixels and one frame of which only its middle is known are not.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -15,7 +15,7 @@
 
 #include <libavutil/frame.h>
 
-enum { LISTS = 4096, KEPT = 16, LOST = 5, DEPTH = 20 };
+enum { LISTS = 4096, LOST = 5, DEPTH = 20, FRAME_BYTES = 640 * 360 * 3 / 2 };
 
 struct block {
     struct block *next;
@@ -24,7 +24,7 @@ struct block {
 
 // Volatile, or the compiler sees that nobody reads them and leaves the stores out.
 static struct block *volatile table[LISTS];
-static AVFrame *volatile keeper[KEPT];
+static AVFrame **volatile keeper;
 static void *volatile interior;
 
 static __attribute__((noinline, noclone)) AVFrame *frame_with_pixels(int depth)
@@ -81,8 +81,20 @@ int main(int argc, char **argv)
         fprintf(stderr, "million: '%s' is not a number of blocks\n", argv[1]);
         return 2;
     }
-    for (int i = 0; i < KEPT; i++)
+    long mib = argc > 2 ? strtol(argv[2], &end, 10) : 1024;
+    if (mib < 0 || *end) {
+        fprintf(stderr, "million: '%s' is not a number of MiB\n", argv[2]);
+        return 2;
+    }
+    long kept = mib * 1024 * 1024 / FRAME_BYTES;
+    keeper = calloc(kept + 1, sizeof *keeper);
+    if (!keeper)
+        abort();
+    for (long i = 0; i < kept; i++) {
         keeper[i] = frame_with_pixels(DEPTH);
+        for (int plane = 0; plane < 3; plane++)
+            memset(keeper[i]->data[plane], (int)i, (size_t)keeper[i]->linesize[plane] * (plane ? 180 : 360));
+    }
     lose_frames();
     scrub();
     uint64_t random = 42, bytes = 0;
@@ -98,8 +110,8 @@ int main(int argc, char **argv)
         bytes += size;
     }
     scrub();
-    printf("{\"blocks\":%ld,\"bytes\":%llu,\"lost_frames\":%d,\"possibly_lost_frames\":1,\"kept_frames\":%d,"
+    printf("{\"blocks\":%ld,\"bytes\":%llu,\"lost_frames\":%d,\"possibly_lost_frames\":1,\"kept_frames\":%ld,"
            "\"peak_kib\":%ld}\n",
-           blocks, (unsigned long long)bytes, LOST, KEPT, peak_kib());
+           blocks, (unsigned long long)bytes, LOST, kept, peak_kib());
     return 0;
 }
