@@ -95,15 +95,36 @@ impl Stacks {
     }
 
     fn put(&self, hash: StackHash, node: u32, libav: bool) {
+        let mark = if libav { LIBAV } else { 0 };
+        self.put_words(hash.0 | 1, hash.1 & HASHED | u64::from(node) | mark);
+    }
+
+    fn put_words(&self, first: u64, second: u64) {
         for step in 0..PROBES {
-            let slot = self.slot((hash.0 >> 20).wrapping_add(step));
-            if slot.first.compare_exchange(0, hash.0 | 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                let mark = if libav { LIBAV } else { 0 };
+            let slot = self.slot((first >> 20).wrapping_add(step));
+            if slot.first.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 // Pairs with the acquire in `stack`.
-                slot.second.store(hash.1 & HASHED | u64::from(node) | mark, Ordering::Release);
+                slot.second.store(second, Ordering::Release);
                 return;
             }
         }
+    }
+
+    /// Puts all that is complete into `larger`, which nobody else knows yet; returns how many that were. What others put in here meanwhile is
+    /// noted again when it comes again.
+    #[cold]
+    fn copy_into(&self, larger: &Self) -> u64 {
+        let mut count = 0;
+        for index in 0..=self.mask {
+            let slot = self.slot(index);
+            // Pairs with the release in `put_words`.
+            let second = slot.second.load(Ordering::Acquire);
+            if second != 0 {
+                larger.put_words(slot.first.load(Ordering::Relaxed), second);
+                count += 1;
+            }
+        }
+        count
     }
 }
 
@@ -138,13 +159,12 @@ pub fn note_stack(hash: StackHash, node: u32, libav: bool) {
             STACK_COUNT.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        // The larger one starts empty: what comes again is noted again.
         if !GROWING.swap(true, Ordering::Acquire) {
             if core::ptr::eq(table, STACKS.load(Ordering::Acquire)) {
-                let larger = new_stacks((table.mask + 1) * 2);
-                if !larger.is_null() {
-                    STACK_COUNT.store(0, Ordering::Relaxed);
-                    STACKS.store(larger, Ordering::Release);
+                // SAFETY: null or just made, and for good.
+                if let Some(larger) = unsafe { new_stacks((table.mask + 1) * 2).as_ref() } {
+                    STACK_COUNT.store(table.copy_into(larger), Ordering::Relaxed);
+                    STACKS.store(core::ptr::from_ref(larger).cast_mut(), Ordering::Release);
                 }
             }
             GROWING.store(false, Ordering::Release);

@@ -120,13 +120,15 @@ fn young(stamp: u64, address: u64, size: u64, known: Known) -> Young {
 #[inline(always)]
 pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
     let done = with_state(generation, caller.sp, |state| {
+        // The stamp before the stack: it waits for all that was begun before it, and nothing here needs to wait for the stack.
+        state.ring.begin();
+        let stamp = sys::stamp_after();
         let known = stack(state, caller);
         if !thread::still_armed(generation) {
-            // A child forked in the middle of this hook: the ring is the parent's.
+            // A child forked in the middle of this hook: the ring is the parent's, who ends what it began.
             return;
         }
-        state.ring.begin();
-        let young = young(sys::stamp_after(), address, size, known);
+        let young = young(stamp, address, size, known);
         keep_young(generation, state, young);
         state.ring.end();
     });

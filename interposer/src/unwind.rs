@@ -286,7 +286,7 @@ impl Unwinding {
             stop = walk.until(&self.rules, depth);
             match stop {
                 Stop::Unknown => return Walked::Strange,
-                Stop::Go => return self.walk_go(&walk),
+                Stop::Go => return self.walk_go(walk),
                 Stop::Wanted | Stop::End => {}
             }
             // As `callers_of` does; a stack that ends before is told by its end.
@@ -299,12 +299,12 @@ impl Unwinding {
         if let Some(known) = self.traces.find(&start, callers) {
             return Walked::Known(known);
         }
-        for joint in JOINTS {
-            if stop != Stop::Wanted {
-                break;
-            }
-            stop = walk.until(&self.rules, joint);
-            if stop == Stop::Wanted && self.joins.worth_a_try() {
+        if stop == Stop::Wanted && self.joins.worth_a_try() {
+            for joint in JOINTS {
+                stop = walk.until(&self.rules, joint);
+                if stop != Stop::Wanted {
+                    break;
+                }
                 let at = walk.at();
                 let outer = self.callers_of(&at).and_then(|callers| self.traces.find(&at, callers));
                 self.joins.tried(outer.is_some());
@@ -318,14 +318,14 @@ impl Unwinding {
         }
         match stop {
             Stop::End => Walked::Whole(walk.hash, None),
-            Stop::Go => self.walk_go(&walk),
+            Stop::Go => self.walk_go(walk),
             Stop::Wanted | Stop::Unknown => Walked::Strange,
         }
     }
 
     /// Goes on in Go code.
     #[inline(never)]
-    fn walk_go(&mut self, walk: &Walk) -> Walked {
+    fn walk_go(&mut self, walk: Walk) -> Walked {
         let start = walk.at();
         let Some(rule) = self.rules.find(start.pc) else { return Walked::Strange };
         let (mut hash, mut depth) = (walk.hash, walk.depth);
@@ -414,13 +414,13 @@ impl Unwinding {
         let mut frame = first;
         loop {
             let Some(&rule) = self.rules.find(at.pc) else { return };
-            let base = match rule.base {
+            let base = match rule.base() {
                 Base::Sp => at.sp,
                 Base::Bp => at.bp,
                 Base::End => break,
                 Base::Go | Base::None => return,
             };
-            let bp_word = match (rule.base, bp_from) {
+            let bp_word = match (rule.base(), bp_from) {
                 (Base::Bp, None) => {
                     uses_bp = true;
                     None
@@ -428,7 +428,7 @@ impl Unwinding {
                 (Base::Bp, Some(address)) => Some((address, at.bp)),
                 _ => None,
             };
-            let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+            let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
             let Some(caller) = self.caller_of(&at) else { return };
             for word in core::iter::once((caller_at, caller.pc)).chain(bp_word) {
                 let Some(place) = inputs.get_mut(count) else { return };
@@ -484,13 +484,13 @@ impl Unwinding {
 
     #[inline(always)]
     fn apply(&self, rule: &Rule, at: &Registers) -> Option<Registers> {
-        let base = match rule.base {
+        let base = match rule.base() {
             Base::Sp => at.sp,
             Base::Bp => at.bp,
             Base::End => return Some(Registers { pc: 0, sp: at.sp, bp: at.bp }),
             Base::Go | Base::None => return None,
         };
-        let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+        let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
         let lowest = at.sp.wrapping_sub(128).max(self.own.start);
         let inside = |address: u64| lowest <= address && address.wrapping_add(8) <= self.own.end && address & 7 == 0;
         // The frame in use is mapped: above it, up to the end of the thread's own stack, all is.
@@ -536,7 +536,7 @@ impl Unwinding {
             self.frames[depth] = at;
             captured.hash = captured.hash.with(at.pc);
             let known = match self.rules.find(at.pc) {
-                Some(rule) if rule.base == Base::Go => {
+                Some(rule) if rule.base() == Base::Go => {
                     let number = u32::from(rule.module);
                     return self.follow_go(segment, number, at, captured, remembering);
                 }

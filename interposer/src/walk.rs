@@ -21,7 +21,8 @@ pub enum Stop {
     Unknown,
 }
 
-/// See the module.
+/// See the module. Passed by value: what lies in memory is slower than what a frame waits for.
+#[derive(Clone, Copy)]
 pub struct Walk {
     pc: u64,
     sp: u64,
@@ -71,60 +72,89 @@ impl Walk {
     /// Walks on until `depth` frames lie behind.
     #[inline(always)]
     pub fn until(&mut self, rules: &Rules, depth: usize) -> Stop {
-        while self.depth < depth {
-            let Some(rule) = rules.find(self.pc) else { return Stop::Unknown };
-            let last = self.last;
-            let mut base = self.sp;
-            if rule.base != Base::Sp {
-                match self.base_of(rule) {
-                    Ok(found) => base = found,
-                    Err(stop) => return stop,
+        loop {
+            if self.depth >= depth {
+                return Stop::Wanted;
+            }
+            let rule = rules.own(self.pc);
+            if !rule.is_by_sp(self.pc) {
+                if rule.is_end(self.pc) {
+                    return self.end();
+                }
+                let (walked, stop) = self.past_others(rules, depth);
+                *self = walked;
+                match stop {
+                    Some(stop) => return stop,
+                    None => continue,
                 }
             }
-            let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
-            // From the frame in use up to the end of the thread's own stack all is mapped.
-            if caller_at.wrapping_sub(self.sp) > last.wrapping_sub(self.sp) {
+            if !self.step(rule, self.sp) {
                 return Stop::Unknown;
             }
-            let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
-            self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
-            self.hash = self.hash.with(self.pc);
-            // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
-            self.pc = unsafe { *(caller_at as *const u64) };
-            self.sp = caller_at.wrapping_add(8);
-            self.depth += 1;
             if self.pc == 0 {
                 return Stop::End;
             }
-            if self.sp > last {
-                // The next frame's own words would lie behind the end.
-                return Stop::Unknown;
-            }
         }
-        Stop::Wanted
     }
 
-    /// Of a frame that is not found by sp.
+    /// The stack ends with this frame.
     #[inline(always)]
-    fn base_of(&mut self, rule: &Rule) -> Result<u64, Stop> {
-        match rule.base {
-            Base::Bp => {
-                let bp = self.bp();
-                let bp_at = bp.wrapping_add_signed(8 * i64::from(rule.bp_at));
-                let lowest = self.sp - 128;
-                // By sp these follow from what a rule is.
-                let is_inside = bp_at.wrapping_sub(lowest) <= self.last.wrapping_sub(lowest);
-                if bp & 7 == 0 && (rule.bp_at == HANDED_ON || is_inside) { Ok(bp) } else { Err(Stop::Unknown) }
-            }
-            Base::End => {
-                self.hash = self.hash.with(self.pc);
-                self.depth += 1;
-                self.pc = 0;
-                Err(Stop::End)
-            }
-            Base::Go => Err(Stop::Go),
-            Base::Sp | Base::None => Err(Stop::Unknown),
+    fn end(&mut self) -> Stop {
+        if self.sp > self.last {
+            return Stop::Unknown;
         }
+        self.hash = self.hash.with(self.pc);
+        self.depth += 1;
+        self.pc = 0;
+        Stop::End
+    }
+
+    /// One frame, whose rule counts from `base`, which is not below sp; so all that a rule leads to is not either, but for the red zone. False:
+    /// it leads off the stack.
+    #[inline(always)]
+    fn step(&mut self, rule: &Rule, base: u64) -> bool {
+        let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
+        // From the frame in use up to the end of the thread's own stack all is mapped.
+        if caller_at > self.last {
+            return false;
+        }
+        let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
+        self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
+        self.hash = self.hash.with(self.pc);
+        // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
+        self.pc = unsafe { *(caller_at as *const u64) };
+        self.sp = caller_at.wrapping_add(8);
+        self.depth += 1;
+        true
+    }
+
+    /// Walks past frames whose rule does not lie in its own place, or that are not found by sp. Apart from the others, whose code is as short
+    /// as can be, and by value, so that those keep nothing in memory; code with frame pointers stays in here.
+    #[inline(never)]
+    fn past_others(mut self, rules: &Rules, depth: usize) -> (Self, Option<Stop>) {
+        while self.depth < depth {
+            let Some(rule) = rules.find(self.pc) else { return (self, Some(Stop::Unknown)) };
+            let base = match rule.base() {
+                Base::Sp if rules.own(self.pc).is_by_sp(self.pc) => break,
+                Base::Sp => self.sp,
+                Base::Bp => self.bp(),
+                Base::Go if self.sp <= self.last => return (self, Some(Stop::Go)),
+                Base::End => {
+                    let stop = self.end();
+                    return (self, Some(stop));
+                }
+                Base::Go | Base::None => return (self, Some(Stop::Unknown)),
+            };
+            // By sp this is so, or the step leads off the stack.
+            let is_inside = base & 7 == 0 && (self.sp..=self.last).contains(&base);
+            if !(rule.base() == Base::Sp || is_inside) || !self.step(rule, base) {
+                return (self, Some(Stop::Unknown));
+            }
+            if self.pc == 0 {
+                return (self, Some(Stop::End));
+            }
+        }
+        (self, None)
     }
 }
 
