@@ -11,9 +11,9 @@ use avleak_wire::event::{
 };
 use avleak_wire::young::{BY_REALLOC, MOVING, OBJECT, Young};
 
+use crate::known::Known;
 use crate::segment::Segment;
 use crate::thread::{self, ThreadState};
-use crate::traces::Known;
 use crate::unwind::Registers;
 use crate::{arm, control, foreign, settings, sys};
 

@@ -10,9 +10,16 @@
 //! ([`Rule::of`]). Where another bp changes nothing but the bp that is handed on, the frame is found by sp; where another sp changes
 //! nothing, by bp.
 
+use crate::arena;
 use crate::unwind::Registers;
 
-const RULES: usize = 1024;
+/// Places at first, 16 bytes each …
+const FIRST: usize = 1024;
+/// … and at most, where too many addresses share one.
+const MOST: usize = 4096;
+/// So many rules may lie elsewhere than in their own place, and one of so many.
+const FEW: u32 = 4;
+const ONE_OF: u32 = 16;
 const WAYS: usize = 4;
 
 /// How a frame is found.
@@ -48,7 +55,7 @@ pub struct Rule {
     pub module: u16,
 }
 
-const _: () = assert!(size_of::<Rule>() == 16, "16 KiB a thread");
+const _: () = assert!(size_of::<Rule>() == 16, "16 KiB a thread at first");
 
 /// See [`Rule::bp_at`].
 pub const HANDED_ON: i16 = i16::MIN;
@@ -94,6 +101,12 @@ impl Rule {
     #[inline(always)]
     pub fn is_by_sp(&self, pc: u64) -> bool {
         self.key == pc
+    }
+
+    /// Of `pc`, and the frame is found by bp.
+    #[inline(always)]
+    pub fn is_by_bp(&self, pc: u64) -> bool {
+        self.key == pc | (Base::Bp as u64) << BASE_SHIFT
     }
 
     /// Of `pc`, and the stack ends there.
@@ -181,10 +194,18 @@ impl Rule {
 }
 
 /// A thread's rules. Each address has a place of its own, told by its low bits alone, where most are found at the first look, and a set
-/// of four others, told by a hash: where addresses share their own place they do not drive each other out.
+/// of four others, told by a hash: where addresses share their own place they do not drive each other out. Where too many do, the table
+/// grows.
 #[repr(C, align(64))]
 pub struct Rules {
-    rules: [Rule; RULES],
+    first: [Rule; FIRST],
+    /// The table in use, where it is larger. Never given back: a thread's state is not either.
+    larger: *mut Rule,
+    /// Its places less 1.
+    mask: usize,
+    /// Rules, and how many of them do not lie in their own place.
+    count: u32,
+    displaced: u32,
     /// Which of a set is overwritten next.
     turn: u8,
 }
@@ -194,31 +215,72 @@ const EMPTY: Rule = Rule { key: (Base::None as u64) << BASE_SHIFT, caller_at: 0,
 impl Rules {
     /// None.
     pub const fn new() -> Self {
-        Self { rules: [EMPTY; RULES], turn: 0 }
+        let (larger, mask) = (core::ptr::null_mut(), FIRST - 1);
+        Self { first: [EMPTY; FIRST], larger, mask, count: 0, displaced: 0, turn: 0 }
     }
 
     /// Forgets everything.
     pub fn forget(&mut self) {
-        self.rules = [EMPTY; RULES];
+        (self.count, self.displaced) = (0, 0);
+        self.all().fill(EMPTY);
+    }
+
+    fn all(&mut self) -> &mut [Rule] {
+        // SAFETY: `mask + 1` rules, see `table`; nobody else has them.
+        unsafe { core::slice::from_raw_parts_mut(self.table().cast_mut(), self.mask + 1) }
+    }
+
+    #[inline(always)]
+    fn table(&self) -> *const Rule {
+        if self.larger.is_null() { self.first.as_ptr() } else { self.larger }
+    }
+
+    #[inline(always)]
+    fn at(&self, place: usize) -> &Rule {
+        // SAFETY: masked into the table.
+        unsafe { &*self.table().add(place & self.mask) }
     }
 
     /// An address's own place. A walk waits for every step from one frame's address to the next one's: hence no hash, and bits of which one
     /// instruction makes a distance in this table. Return addresses are at least five bytes apart and begin anywhere.
     #[inline(always)]
-    fn place_of(pc: u64) -> usize {
-        (pc >> 1) as usize % RULES
+    fn place_of(&self, pc: u64) -> usize {
+        (pc >> 1) as usize & self.mask
     }
 
     /// The first of its other places.
     #[inline(always)]
-    fn set_of(pc: u64) -> usize {
-        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as usize % RULES / WAYS * WAYS
+    fn set_of(&self, pc: u64) -> usize {
+        (pc.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as usize & self.mask & !(WAYS - 1)
     }
 
     /// What lies in the address's own place: its rule or another's.
     #[inline(always)]
     pub fn own(&self, pc: u64) -> &Rule {
-        &self.rules[Self::place_of(pc)]
+        self.at(self.place_of(pc))
+    }
+
+    /// [`Rule::caller_at`] of [`Self::own`], by an address that is made of pc alone: see [`crate::walk`].
+    #[inline(always)]
+    pub fn own_caller_at(&self, pc: u64) -> i64 {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let at;
+            // SAFETY: a load of 4 bytes from the rule at `place_of(pc)`, which is `doubled / 2`: 16 bytes each.
+            unsafe {
+                core::arch::asm!(
+                    "movsxd {at}, dword ptr [{rules} + {doubled} * 8 + {field}]",
+                    rules = in(reg) self.table(),
+                    doubled = in(reg) pc & (2 * self.mask as u64),
+                    field = const core::mem::offset_of!(Rule, caller_at),
+                    at = lateout(reg) at,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+            at
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        self.own(pc).caller_at.into()
     }
 
     /// The rule of a return address, if it is known.
@@ -229,27 +291,68 @@ impl Rules {
         if own.pc() == pc {
             return Some(own);
         }
-        let set = Self::set_of(pc);
-        self.rules[set..set + WAYS].iter().find(|rule| rule.pc() == pc)
+        let set = self.set_of(pc);
+        (set..set + WAYS).map(|place| self.at(place)).find(|rule| rule.pc() == pc)
     }
 
     /// Keeps a rule: in its own place, else in another one of its set, else instead of another.
     pub fn insert(&mut self, rule: Rule) {
-        let (pc, set) = (rule.pc(), Self::set_of(rule.pc()));
-        let places = [Self::place_of(pc), set, set + 1, set + 2, set + 3];
-        let known = places.into_iter().find(|&place| self.rules[place].pc() == pc);
-        let free = || places.into_iter().find(|&place| self.rules[place].base() == Base::None);
+        if self.displaced > FEW + self.count / ONE_OF && self.mask + 1 < MOST {
+            self.grow();
+        }
+        self.put(rule);
+    }
+
+    fn put(&mut self, rule: Rule) {
+        let (pc, set) = (rule.pc(), self.set_of(rule.pc()));
+        let places = [self.place_of(pc), set, set + 1, set + 2, set + 3];
+        let known = places.into_iter().find(|&place| self.at(place).pc() == pc);
+        let free = || places.into_iter().find(|&place| self.at(place).base() == Base::None);
         let place = known.or_else(free).unwrap_or_else(|| {
             self.turn = self.turn.wrapping_add(1);
             set + usize::from(self.turn) % WAYS
         });
-        let place = &mut self.rules[place];
+        if known.is_none() {
+            self.count += 1;
+            self.displaced += u32::from(place != places[0]);
+        }
+        let place = &mut self.all()[place];
         // Not found while it is half written, by a signal handler that jumps out of here.
         place.key = EMPTY.key;
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
         *place = Rule { key: EMPTY.key, ..rule };
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
         place.key = rule.key;
+    }
+
+    /// A table of twice the size; the old one stays where there is no memory.
+    #[cold]
+    fn grow(&mut self) {
+        let places = 2 * (self.mask + 1);
+        let bytes = places * size_of::<Rule>();
+        self.displaced = 0;
+        if !arena::has_room(bytes as u64 + (1 << 20)) {
+            return;
+        }
+        let larger = arena::take(bytes, 64).cast::<Rule>();
+        if larger.is_null() {
+            return;
+        }
+        // SAFETY: fresh memory for so many rules, for good.
+        unsafe { core::slice::from_raw_parts_mut(larger, places) }.fill(EMPTY);
+        let (old, old_places) = (self.larger, self.mask + 1);
+        // In this order: a signal handler that jumps out of here leaves no mask that is too large, and rules that are learned again at worst.
+        self.larger = larger;
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        self.mask = places - 1;
+        self.count = 0;
+        for place in 0..old_places {
+            // SAFETY: inside the table that was in use.
+            let rule = if old.is_null() { self.first[place] } else { unsafe { *old.add(place) } };
+            if rule.base() != Base::None {
+                self.put(rule);
+            }
+        }
     }
 }
 
@@ -339,11 +442,27 @@ mod tests {
     }
 
     #[test]
+    fn where_too_many_share_their_places_the_table_grows() {
+        let mut rules = Rules::new();
+        let like = |key: u64| Rule { key, ..Rule::of(AT, 3, &by_sp(AT), by_sp).unwrap() };
+        let pcs = || (0..200u64).map(|number| 0x5000 + 64 * number);
+        for pc in pcs() {
+            rules.insert(like(pc));
+        }
+        assert_eq!(rules.mask + 1, MOST);
+        let at_home = pcs().filter(|&pc| rules.own(pc) == &like(pc)).count();
+        assert!(at_home > 120, "{at_home}");
+        assert!(pcs().all(|pc| rules.find(pc) == Some(&like(pc))));
+        rules.forget();
+        assert!(pcs().all(|pc| rules.find(pc).is_none()));
+    }
+
+    #[test]
     fn rules_of_one_place_live_side_by_side() {
         let mut rules = Rules::new();
         let like = |key: u64| Rule { key, ..Rule::of(AT, 3, &by_sp(AT), by_sp).unwrap() };
-        let (place, set) = (Rules::place_of(AT.pc), Rules::set_of(AT.pc));
-        let like_it = |&pc: &u64| Rules::place_of(pc) == place && Rules::set_of(pc) == set;
+        let (place, set) = (rules.place_of(AT.pc), rules.set_of(AT.pc));
+        let like_it = |&pc: &u64| rules.place_of(pc) == place && rules.set_of(pc) == set;
         let shared: Vec<u64> = (1u64..).filter(like_it).take(7).collect();
         for &pc in &shared {
             rules.insert(like(pc));

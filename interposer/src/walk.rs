@@ -3,7 +3,7 @@
 //! Each frame waits for the word in which the one before it says where it was called from; all else is done meanwhile, without a
 //! branch that depends on the frame. Where bp was saved is only remembered, and read once a rule asks for it.
 
-use crate::intern::StackHash;
+use crate::known::StackHash;
 use crate::rules::{Base, HANDED_ON, Rule, Rules};
 use crate::stacks::StackRange;
 use crate::unwind::Registers;
@@ -60,6 +60,12 @@ impl Walk {
         Registers { pc: self.pc, sp: self.sp, bp: self.bp() }
     }
 
+    /// What tells apart the stacks that begin where this one does, nearly always: the frames that lie behind, and where the walk is.
+    #[inline(always)]
+    pub fn told(&self) -> u64 {
+        self.hash.value() ^ self.pc.rotate_left(13)
+    }
+
     #[inline(always)]
     fn bp(&self) -> u64 {
         if self.bp_from == 0 {
@@ -77,19 +83,28 @@ impl Walk {
                 return Stop::Wanted;
             }
             let rule = rules.own(self.pc);
-            if !rule.is_by_sp(self.pc) {
-                if rule.is_end(self.pc) {
-                    return self.end();
+            if rule.is_by_sp(self.pc) {
+                let to_caller = rules.own_caller_at(self.pc);
+                let caller_at = self.sp.wrapping_add_signed(to_caller);
+                if caller_at > self.last {
+                    return Stop::Unknown;
                 }
-                let (walked, stop) = self.past_others(rules, depth);
-                *self = walked;
-                match stop {
-                    Some(stop) => return stop,
-                    None => continue,
+                // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
+                let caller = unsafe { word_at(self.sp, to_caller) };
+                self.leave(rule, self.sp, caller_at, caller);
+            } else if rule.is_by_bp(self.pc) {
+                if !self.step(rule, self.bp()) {
+                    return Stop::Unknown;
                 }
-            }
-            if !self.step(rule, self.sp) {
-                return Stop::Unknown;
+            } else if rule.is_end(self.pc) {
+                return self.end();
+            } else {
+                let stop;
+                (*self, stop) = self.elsewhere(rules);
+                if let Some(stop) = stop {
+                    return stop;
+                }
+                continue;
             }
             if self.pc == 0 {
                 return Stop::End;
@@ -109,52 +124,80 @@ impl Walk {
         Stop::End
     }
 
-    /// One frame, whose rule counts from `base`, which is not below sp; so all that a rule leads to is not either, but for the red zone. False:
-    /// it leads off the stack.
+    /// One frame whose rule counts from `base`. False: it leads off the stack.
     #[inline(always)]
     fn step(&mut self, rule: &Rule, base: u64) -> bool {
+        // All that a rule leads to is at or above its base, but for the red zone; from the frame in use up to the end of the thread's own stack
+        // all is mapped.
         let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
-        // From the frame in use up to the end of the thread's own stack all is mapped.
-        if caller_at > self.last {
+        if base & 7 != 0 || base < self.sp || base > self.last || caller_at > self.last {
             return false;
         }
-        let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
-        self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
-        self.hash = self.hash.with(self.pc);
         // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
-        self.pc = unsafe { *(caller_at as *const u64) };
-        self.sp = caller_at.wrapping_add(8);
-        self.depth += 1;
+        let caller = unsafe { *(caller_at as *const u64) };
+        self.leave(rule, base, caller_at, caller);
         true
     }
 
-    /// Walks past frames whose rule does not lie in its own place, or that are not found by sp. Apart from the others, whose code is as short
-    /// as can be, and by value, so that those keep nothing in memory; code with frame pointers stays in here.
+    #[inline(always)]
+    fn leave(&mut self, rule: &Rule, base: u64, caller_at: u64, caller: u64) {
+        let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
+        self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
+        self.hash = self.hash.with(self.pc);
+        self.pc = caller;
+        self.sp = caller_at.wrapping_add(8);
+        self.depth += 1;
+    }
+
+    /// A frame whose rule does not lie in its own place, or of a rare kind; and why the walk stands still behind it. Out of the way, and by value, so
+    /// that the loop above keeps nothing in memory.
     #[inline(never)]
-    fn past_others(mut self, rules: &Rules, depth: usize) -> (Self, Option<Stop>) {
-        while self.depth < depth {
-            let Some(rule) = rules.find(self.pc) else { return (self, Some(Stop::Unknown)) };
-            let base = match rule.base() {
-                Base::Sp if rules.own(self.pc).is_by_sp(self.pc) => break,
-                Base::Sp => self.sp,
-                Base::Bp => self.bp(),
-                Base::Go if self.sp <= self.last => return (self, Some(Stop::Go)),
-                Base::End => {
-                    let stop = self.end();
-                    return (self, Some(stop));
-                }
-                Base::Go | Base::None => return (self, Some(Stop::Unknown)),
-            };
-            // By sp this is so, or the step leads off the stack.
-            let is_inside = base & 7 == 0 && (self.sp..=self.last).contains(&base);
-            if !(rule.base() == Base::Sp || is_inside) || !self.step(rule, base) {
-                return (self, Some(Stop::Unknown));
+    fn elsewhere(self, rules: &Rules) -> (Self, Option<Stop>) {
+        let mut walk = self;
+        let Some(rule) = rules.find(walk.pc) else { return (walk, Some(Stop::Unknown)) };
+        let base = match rule.base() {
+            Base::Sp => walk.sp,
+            Base::Bp => walk.bp(),
+            Base::Go if walk.sp <= walk.last => return (walk, Some(Stop::Go)),
+            Base::End => {
+                let stop = walk.end();
+                return (walk, Some(stop));
             }
-            if self.pc == 0 {
-                return (self, Some(Stop::End));
-            }
+            Base::Go | Base::None => return (walk, Some(Stop::Unknown)),
+        };
+        if !walk.step(rule, base) {
+            return (walk, Some(Stop::Unknown));
         }
-        (self, None)
+        (walk, (walk.pc == 0).then_some(Stop::End))
+    }
+}
+
+/// The word at `base + offset`. On x86-64 in one instruction: the sum itself is of use for other things too, and compilers then make it first
+/// and read afterwards, which is a cycle longer for every frame.
+///
+/// # Safety
+/// The word is aligned and can be read.
+#[inline(always)]
+unsafe fn word_at(base: u64, offset: i64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let word;
+        // SAFETY: a load that the caller vouches for; no flags, no stack.
+        unsafe {
+            core::arch::asm!(
+                "mov {word}, qword ptr [{base} + {offset}]",
+                base = in(reg) base,
+                offset = in(reg) offset,
+                word = lateout(reg) word,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        word
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: as the caller promises.
+    unsafe {
+        *(base.wrapping_add_signed(offset) as *const u64)
     }
 }
 
