@@ -79,7 +79,7 @@ const FIRST_LINES: u64 = 1 << 9;
 /// 4 MiB.
 const MOST_LINES: u64 = 1 << 16;
 /// Lines that are looked at for one stack.
-const PROBES: u64 = 4;
+const PROBES: u64 = 16;
 
 /// Starts over: for a new segment.
 pub fn reset() {
@@ -153,9 +153,10 @@ pub fn stack(hash: StackHash) -> Option<Known> {
     let first = hash.0 | 1;
     for step in 0..PROBES {
         let line = table.line(first, step);
-        // Which of them it is, no processor can foretell: hence no jumps.
-        let is = |way: usize| usize::from(line.firsts[way].load(Ordering::Relaxed) == first);
-        let way = is(1) | 2 * is(2) | 3 * is(3);
+        // Which of them it is, no processor can foretell: hence no jumps. Two threads may have put in the same.
+        let choose =
+            |way: usize, other: usize| if line.firsts[way].load(Ordering::Relaxed) == first { way } else { other };
+        let way = choose(3, choose(2, choose(1, 0)));
         if line.firsts[way].load(Ordering::Relaxed) == first {
             let second = line.seconds[way].load(Ordering::Acquire);
             if second != 0 && (second ^ hash.1) & HASHED == 0 {
@@ -222,6 +223,6 @@ mod tests {
             found += u32::from(known.is_some());
         }
         // A few find no room, where neighbouring lines are full.
-        assert!(found > 39_900, "{found}");
+        assert!(found > 39_990, "{found}");
     }
 }

@@ -465,8 +465,8 @@ mod tests {
         let like_it = |&pc: &u64| rules.place_of(pc) == place && rules.set_of(pc) == set;
         let shared: Vec<u64> = (1u64..).filter(like_it).take(7).collect();
         for &pc in &shared {
-            rules.insert(like(pc));
-            rules.insert(like(pc));
+            rules.put(like(pc));
+            rules.put(like(pc));
             assert_eq!(rules.find(pc), Some(&like(pc)));
         }
         let kept = shared.iter().filter(|&&pc| rules.find(pc).is_some()).count();
