@@ -78,6 +78,9 @@ static GROWING: AtomicBool = AtomicBool::new(false);
 const FIRST_LINES: u64 = 1 << 9;
 /// 4 MiB.
 const MOST_LINES: u64 = 1 << 16;
+/// The bits from here up to 28 were the product's highest ([`StackHash::with`]), on which all bits before have an influence.
+const INDEX_SHIFT: u32 = 12;
+const _: () = assert!(MOST_LINES <= 1 << (29 - INDEX_SHIFT), "enough of them");
 /// Lines that are looked at for one stack.
 const PROBES: u64 = 16;
 
@@ -107,7 +110,7 @@ impl Table {
     /// The `step`th line of a stack, by the first half of its hash.
     #[inline(always)]
     fn line(&self, first: u64, step: u64) -> &Line {
-        let index = (first >> 20).wrapping_add(step) & self.mask;
+        let index = (first >> INDEX_SHIFT).wrapping_add(step) & self.mask;
         // SAFETY: masked into the table, which lives for good.
         unsafe { &*self.lines.add(index as usize) }
     }
@@ -133,7 +136,7 @@ impl Table {
     fn copy_into(&self, larger: &Self) -> u64 {
         let mut count = 0;
         for index in 0..=self.mask {
-            let line = self.line(index << 20, 0);
+            let line = self.line(index << INDEX_SHIFT, 0);
             for way in 0..WAYS {
                 let second = line.seconds[way].load(Ordering::Acquire);
                 if second != 0 {
