@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use avleak_wire::layout::{MAX_NODES, StackNode};
 
-use crate::{arena, segment::Segment};
+use crate::{arena, known, segment::Segment, sys};
 
 /// One frame: return address, and the index of its module's record + 1 (0: none).
 #[derive(Clone, Copy, Default)]
@@ -17,140 +17,6 @@ pub struct StackFrame {
     pub pc: u64,
     /// Index of the module's record + 1.
     pub module: u32,
-}
-
-/// Of the frames of a stack, innermost first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct StackHash(u64, u64);
-
-impl StackHash {
-    /// Of no frame.
-    pub const fn new() -> Self {
-        Self(0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344)
-    }
-
-    /// One word of it.
-    #[inline(always)]
-    pub fn value(self) -> u64 {
-        self.0 ^ self.1.rotate_left(32)
-    }
-
-    /// One frame further out, or whatever else tells stacks apart.
-    #[inline(always)]
-    pub fn with(self, value: u64) -> Self {
-        // Two products that do not wait for each other.
-        Self(
-            (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29),
-            (self.1.rotate_left(17) ^ value).wrapping_mul(0xD6E8_FEB8_6659_FD93).rotate_left(32),
-        )
-    }
-}
-
-/// A stack that was interned before: the first half of its hash (0: empty), and of the second half what node and mark leave room for.
-/// 105 bits tell stacks apart: of a million stacks two look alike once in 10^20 runs.
-#[repr(C, align(16))]
-struct KnownStack {
-    first: AtomicU64,
-    /// 0 until all is there. Bits 0 to 21: the node; bit 22: FFmpeg's code is among the innermost frames.
-    second: AtomicU64,
-}
-
-const NODE_BITS: u32 = 22;
-const LIBAV: u64 = 1 << NODE_BITS;
-const HASHED: u64 = !(2 * LIBAV - 1);
-const _: () = assert!(MAX_NODES as u64 <= LIBAV, "a node's id fits");
-
-struct Stacks {
-    mask: u64,
-    slots: *const KnownStack,
-}
-
-static STACKS: AtomicPtr<Stacks> = AtomicPtr::new(core::ptr::null_mut());
-static STACK_COUNT: AtomicU64 = AtomicU64::new(0);
-const FIRST_STACKS: u64 = 1 << 11;
-/// 4 MiB; what does not find room is looked up frame by frame.
-const MOST_STACKS: u64 = 1 << 18;
-const PROBES: u64 = 16;
-
-fn new_stacks(slots: u64) -> *mut Stacks {
-    let bytes = slots as usize * size_of::<KnownStack>();
-    if !arena::has_room(bytes as u64 + (1 << 20)) {
-        return core::ptr::null_mut();
-    }
-    let at = arena::take(bytes, 64);
-    let table = arena::take(size_of::<Stacks>(), align_of::<Stacks>()).cast::<Stacks>();
-    if at.is_null() || table.is_null() {
-        return core::ptr::null_mut();
-    }
-    // SAFETY: fresh, zeroed memory for good.
-    unsafe { table.write(Stacks { mask: slots - 1, slots: at.cast() }) };
-    table
-}
-
-impl Stacks {
-    #[inline(always)]
-    fn slot(&self, index: u64) -> &KnownStack {
-        // SAFETY: masked into the table, which lives for good.
-        unsafe { &*self.slots.add((index & self.mask) as usize) }
-    }
-
-    fn put(&self, hash: StackHash, node: u32, libav: bool) {
-        for step in 0..PROBES {
-            let slot = self.slot((hash.0 >> 20).wrapping_add(step));
-            if slot.first.compare_exchange(0, hash.0 | 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                let mark = if libav { LIBAV } else { 0 };
-                // Pairs with the acquire in `stack`.
-                slot.second.store(hash.1 & HASHED | u64::from(node) | mark, Ordering::Release);
-                return;
-            }
-        }
-    }
-}
-
-/// The node of a whole stack, and whether FFmpeg's code is among its innermost frames, if it was noted.
-#[inline(always)]
-pub fn stack(hash: StackHash) -> Option<(u32, bool)> {
-    // SAFETY: tables live for good.
-    let table = unsafe { STACKS.load(Ordering::Acquire).as_ref()? };
-    for step in 0..PROBES {
-        let slot = table.slot((hash.0 >> 20).wrapping_add(step));
-        match slot.first.load(Ordering::Relaxed) {
-            0 => return None,
-            first if first == hash.0 | 1 => {
-                let second = slot.second.load(Ordering::Acquire);
-                if second != 0 && (second ^ hash.1) & HASHED == 0 {
-                    return Some(((second & (LIBAV - 1)) as u32, second & LIBAV != 0));
-                }
-            }
-            _ => (),
-        }
-    }
-    None
-}
-
-/// Notes a whole stack.
-pub fn note_stack(hash: StackHash, node: u32, libav: bool) {
-    // SAFETY: tables live for good.
-    let Some(table) = (unsafe { STACKS.load(Ordering::Acquire).as_ref() }) else { return };
-    let count = STACK_COUNT.fetch_add(1, Ordering::Relaxed);
-    if count * 2 > table.mask {
-        if table.mask + 1 == MOST_STACKS {
-            STACK_COUNT.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        // The larger one starts empty: what comes again is noted again.
-        if !GROWING.swap(true, Ordering::Acquire) {
-            if core::ptr::eq(table, STACKS.load(Ordering::Acquire)) {
-                let larger = new_stacks((table.mask + 1) * 2);
-                if !larger.is_null() {
-                    STACK_COUNT.store(0, Ordering::Relaxed);
-                    STACKS.store(larger, Ordering::Release);
-                }
-            }
-            GROWING.store(false, Ordering::Release);
-        }
-    }
-    table.put(hash, node, libav);
 }
 
 struct Table {
@@ -162,14 +28,15 @@ static TABLE: AtomicPtr<Table> = AtomicPtr::new(core::ptr::null_mut());
 static GROWING: AtomicBool = AtomicBool::new(false);
 static NODES: AtomicU64 = AtomicU64::new(0);
 const FIRST_SLOTS: u64 = 1 << 14;
+/// So many nodes ahead places in a new table are fetched.
+const FETCHED_AHEAD: u32 = 16;
 
 /// Starts over with an empty index: for a new segment.
 pub fn reset() -> bool {
     GROWING.store(false, Ordering::Relaxed);
     NODES.store(0, Ordering::Relaxed);
     TABLE.store(new_table(FIRST_SLOTS), Ordering::Release);
-    STACK_COUNT.store(0, Ordering::Relaxed);
-    STACKS.store(new_stacks(FIRST_STACKS), Ordering::Release);
+    known::reset();
     !TABLE.load(Ordering::Relaxed).is_null()
 }
 
@@ -210,49 +77,77 @@ fn is(node: &StackNode, parent: u32, frame: StackFrame) -> bool {
         && node.module.load(Ordering::Relaxed) == frame.module
 }
 
-/// The id of `frame` below the node `parent`; `None` where the nodes are used up.
-pub fn node(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
-    let hashed = hash(parent, frame);
+/// The id of the last of `frames`, which lie one below the other under the node `parent`, outermost first; `None` where the nodes are used up.
+pub fn nodes(segment: &Segment, parent: u32, frames: impl ExactSizeIterator<Item = StackFrame> + Clone) -> Option<u32> {
     // SAFETY: tables live for good.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref()? };
-    let mut made = 0;
-    for step in 0..=table.mask {
-        let slot = table.slot(hashed.wrapping_add(step));
-        // Acquire pairs with the release below: the node behind an id is complete.
-        let mut id = slot.load(Ordering::Acquire);
-        if id == 0 {
-            if made == 0 {
-                made = make(segment, parent, frame)?;
-            }
-            match slot.compare_exchange(0, made, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    if NODES.fetch_add(1, Ordering::Relaxed) * 2 > table.mask {
-                        grow(segment, table);
-                    }
-                    return Some(made);
-                }
-                Err(other) => id = other,
-            }
-        }
-        if is(segment.node(id), parent, frame) {
-            return Some(id);
+    let (mut parent, mut rest) = (parent, frames);
+    loop {
+        let unknown = rest.clone();
+        let Some(frame) = rest.next() else { return Some(parent) };
+        match table.find(segment, parent, frame) {
+            Some(id) => parent = id,
+            None => return make(segment, table, parent, unknown),
         }
     }
-    // The table is full and could not grow.
-    if made == 0 { make(segment, parent, frame) } else { Some(made) }
 }
 
-fn make(segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
-    let id = segment.header().node_count.fetch_add(1, Ordering::Relaxed);
-    if id >= MAX_NODES {
+impl Table {
+    fn find(&self, segment: &Segment, parent: u32, frame: StackFrame) -> Option<u32> {
+        let hashed = hash(parent, frame);
+        for step in 0..=self.mask {
+            // Acquire pairs with the release in `enter`: the node behind an id is complete.
+            let id = self.slot(hashed.wrapping_add(step)).load(Ordering::Acquire);
+            if id == 0 {
+                return None;
+            }
+            if is(segment.node(id), parent, frame) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Puts a node in, unless the table is full and could not grow.
+    fn enter(&self, hashed: u64, id: u32) {
+        let free = |step: &u64| {
+            let slot = self.slot(hashed.wrapping_add(*step));
+            slot.load(Ordering::Relaxed) == 0
+                && slot.compare_exchange(0, id, Ordering::Release, Ordering::Relaxed).is_ok()
+        };
+        (0..=self.mask).find(free);
+    }
+}
+
+/// Makes the nodes of `frames`. Under a node that is new all are new: nothing is looked up, and the places of all of them in the table, each
+/// a cache miss, are fetched at once.
+fn make(
+    segment: &Segment,
+    table: &Table,
+    parent: u32,
+    frames: impl ExactSizeIterator<Item = StackFrame> + Clone,
+) -> Option<u32> {
+    let count = frames.len() as u32;
+    let first = segment.header().node_count.fetch_add(count, Ordering::Relaxed);
+    if first.checked_add(count).is_none_or(|end| end > MAX_NODES) {
         segment.header().node_count.store(MAX_NODES, Ordering::Relaxed);
         return None;
     }
-    let node = segment.node(id);
-    node.parent.store(parent, Ordering::Relaxed);
-    node.module.store(frame.module, Ordering::Relaxed);
-    node.pc.store(frame.pc, Ordering::Release);
-    Some(id)
+    let with_parents = || (first..).zip(core::iter::once(parent).chain(first..)).zip(frames.clone());
+    for ((_, parent), frame) in with_parents() {
+        sys::prefetch(table.slot(hash(parent, frame)));
+    }
+    for ((id, parent), frame) in with_parents() {
+        let node = segment.node(id);
+        node.parent.store(parent, Ordering::Relaxed);
+        node.module.store(frame.module, Ordering::Relaxed);
+        node.pc.store(frame.pc, Ordering::Release);
+        table.enter(hash(parent, frame), id);
+    }
+    if NODES.fetch_add(u64::from(count), Ordering::Relaxed) * 2 > table.mask {
+        grow(segment, table);
+    }
+    Some(first + count - 1)
 }
 
 /// Puts all nodes into a table of twice the size. Others go on with the old one; what they add to it meanwhile is made again.
@@ -266,23 +161,32 @@ fn grow(segment: &Segment, old: &Table) {
         let new = new_table(slots);
         // SAFETY: null or just made, not yet shared.
         if let Some(table) = unsafe { new.as_ref() } {
-            let mut count = 0;
-            for index in 0..=old.mask {
-                let id = old.slot(index).load(Ordering::Acquire);
-                if id == 0 {
-                    continue;
-                }
+            // In the order in which they lie, and the places of the next ones are fetched meanwhile.
+            let hash_of = |id: u32| {
                 let node = segment.node(id);
-                let frame =
-                    StackFrame { pc: node.pc.load(Ordering::Relaxed), module: node.module.load(Ordering::Relaxed) };
-                let mut at = hash(node.parent.load(Ordering::Relaxed), frame);
+                // Pairs with the release in `make`. 0: it is being made, and will be made again when it comes again.
+                let pc = node.pc.load(Ordering::Acquire);
+                let frame = StackFrame { pc, module: node.module.load(Ordering::Relaxed) };
+                (pc != 0).then(|| hash(node.parent.load(Ordering::Relaxed), frame))
+            };
+            let end = segment.header().node_count.load(Ordering::Relaxed).min(MAX_NODES);
+            let mut count = 0u32;
+            for id in 1..end {
+                if u64::from(count) * 4 > slots * 3 {
+                    // Where threads made the same at once there are more than were counted.
+                    break;
+                }
+                if let Some(soon) = hash_of((id + FETCHED_AHEAD).min(end - 1)) {
+                    sys::prefetch(table.slot(soon));
+                }
+                let Some(mut at) = hash_of(id) else { continue };
                 while table.slot(at).load(Ordering::Relaxed) != 0 {
                     at = at.wrapping_add(1);
                 }
                 table.slot(at).store(id, Ordering::Relaxed);
                 count += 1;
             }
-            NODES.store(count, Ordering::Relaxed);
+            NODES.store(count.into(), Ordering::Relaxed);
             TABLE.store(new, Ordering::Release);
         }
     }

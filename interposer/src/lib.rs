@@ -39,6 +39,7 @@ mod golang;
 mod hooks;
 mod intern;
 mod judge;
+mod known;
 mod loader;
 mod modules;
 mod oracle;

@@ -12,9 +12,9 @@ use avleak_wire::event::{
 use avleak_wire::ring::Producer;
 use avleak_wire::young::{BY_REALLOC, OBJECT, Young};
 
+use crate::known::Known;
 use crate::segment::Segment;
 use crate::thread::{self, ThreadState};
-use crate::traces::Known;
 use crate::unwind::Registers;
 use crate::{arm, control, foreign, settings, sys, told};
 
@@ -121,13 +121,15 @@ fn young(state: &ThreadState, stamp: u64, address: u64, size: u64, known: Known)
 #[inline(always)]
 pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
     let done = with_state(generation, caller.sp, |state| {
+        // The stamp before the stack: it waits for all that was begun before it, and nothing here needs to wait for the stack.
+        state.ring.begin();
+        let stamp = sys::stamp_after();
         let known = stack(state, caller);
         if !thread::still_armed(generation) {
-            // A child forked in the middle of this hook: the ring is the parent's.
+            // A child forked in the middle of this hook: the ring is the parent's, who ends what it began.
             return;
         }
-        state.ring.begin();
-        let young = young(state, sys::stamp_after(), address, size, known);
+        let young = young(state, stamp, address, size, known);
         keep_young(generation, state, young);
         state.ring.end();
     });

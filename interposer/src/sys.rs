@@ -101,6 +101,18 @@ pub fn stamp_before() -> u64 {
     }
 }
 
+/// Has the processor fetch what it will need.
+#[inline(always)]
+pub fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, whatever the address; every processor of this kind has it.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Bytes of a page of memory.
 #[cfg(target_arch = "x86_64")]
 pub fn page_bytes() -> u64 {

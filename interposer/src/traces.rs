@@ -12,6 +12,7 @@
 //! behind the other in a pool that is written round and round: the oldest goes first.
 
 use crate::arena;
+use crate::known::Known;
 use crate::unwind::Registers;
 
 const SETS: u64 = 256;
@@ -31,15 +32,6 @@ const ONE_OF_MANY: u32 = 512;
 
 /// Words of a record before its values.
 const HEAD: usize = 5;
-
-/// What a look-up gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// The stack's node.
-    pub node: u32,
-    /// FFmpeg's code is among the innermost frames.
-    pub libav: bool,
-}
 
 /// A thread's traces.
 ///

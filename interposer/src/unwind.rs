@@ -4,13 +4,14 @@
 use core::sync::atomic::Ordering;
 
 use crate::golang::GoWalk;
-use crate::intern::{self, StackFrame, StackHash};
+use crate::intern::{self, StackFrame};
+use crate::known::{self, Known, StackHash};
 use crate::modules::{self, Tables};
 use crate::rules::{Base, HANDED_ON, Rule, Rules};
 use crate::segment::Segment;
 use crate::stacks::{self, Own, StackRange};
 use crate::step::{Remembered, step};
-use crate::traces::{Known, MOST_READS, Traces};
+use crate::traces::{MOST_READS, Traces};
 use crate::walk::{Stop, Walk};
 use crate::{oracle, settings, sys};
 
@@ -227,16 +228,8 @@ impl Unwinding {
     /// What tells stacks of one place and height apart, nearly always: the next return addresses.
     #[inline(always)]
     fn callers_of(&self, at: &Registers) -> Option<u64> {
-        let mut caller = self.caller_of(at)?;
-        let mut mixed = caller.pc;
-        for _ in 1..TOLD_BY {
-            if caller.pc == 0 {
-                break;
-            }
-            caller = self.caller_of(&caller)?;
-            mixed = mixed.rotate_left(13) ^ caller.pc;
-        }
-        Some(mixed)
+        let mut walk = Walk::new(*at, &self.own)?;
+        matches!(walk.until(&self.rules, TOLD_BY), Stop::Wanted | Stop::End).then(|| walk.told())
     }
 
     /// The module tables have changed.
@@ -254,10 +247,9 @@ impl Unwinding {
         let known = match self.walk(start) {
             Walked::Known(known) => known,
             Walked::Strange => self.anew(segment, start, None),
-            Walked::Whole(hash, outer) => match intern::stack(hash) {
+            Walked::Whole(hash, outer) => match known::stack(hash) {
                 None => self.anew(segment, start, outer),
-                Some((node, libav)) => {
-                    let known = Known { node, libav };
+                Some(known) => {
                     if !self.traces.waits() {
                         self.keep(segment, start, outer, hash, known);
                     }
@@ -265,10 +257,7 @@ impl Unwinding {
                 }
             },
             // A trace is of the thread's own stack only: where Go called, the words are followed each time.
-            Walked::Go(hash) => match intern::stack(hash) {
-                None => self.anew(segment, start, None),
-                Some((node, libav)) => Known { node, libav },
-            },
+            Walked::Go(hash) => known::stack(hash).unwrap_or_else(|| self.anew(segment, start, None)),
         };
         if settings::verify() && known.node != 0 {
             self.verify_trace(segment, start, known);
@@ -280,31 +269,21 @@ impl Unwinding {
     #[inline(always)]
     fn walk(&mut self, start: Registers) -> Walked {
         let Some(mut walk) = Walk::new(start, &self.own) else { return Walked::Strange };
-        let mut callers = 0;
-        let mut stop = Stop::Wanted;
-        for depth in 1..=TOLD_BY {
-            stop = walk.until(&self.rules, depth);
-            match stop {
-                Stop::Unknown => return Walked::Strange,
-                Stop::Go => return self.walk_go(&walk),
-                Stop::Wanted | Stop::End => {}
-            }
-            // As `callers_of` does; a stack that ends before is told by its end.
-            let pc = walk.at().pc;
-            callers = if depth == 1 { pc } else { callers.rotate_left(13) ^ pc };
-            if stop == Stop::End {
-                break;
-            }
+        let mut stop = walk.until(&self.rules, TOLD_BY);
+        match stop {
+            Stop::Unknown => return Walked::Strange,
+            Stop::Go => return self.walk_go(walk),
+            Stop::Wanted | Stop::End => {}
         }
-        if let Some(known) = self.traces.find(&start, callers) {
+        if let Some(known) = self.traces.find(&start, walk.told()) {
             return Walked::Known(known);
         }
-        for joint in JOINTS {
-            if stop != Stop::Wanted {
-                break;
-            }
-            stop = walk.until(&self.rules, joint);
-            if stop == Stop::Wanted && self.joins.worth_a_try() {
+        if stop == Stop::Wanted && self.joins.worth_a_try() {
+            for joint in JOINTS {
+                stop = walk.until(&self.rules, joint);
+                if stop != Stop::Wanted {
+                    break;
+                }
                 let at = walk.at();
                 let outer = self.callers_of(&at).and_then(|callers| self.traces.find(&at, callers));
                 self.joins.tried(outer.is_some());
@@ -318,14 +297,14 @@ impl Unwinding {
         }
         match stop {
             Stop::End => Walked::Whole(walk.hash, None),
-            Stop::Go => self.walk_go(&walk),
+            Stop::Go => self.walk_go(walk),
             Stop::Wanted | Stop::Unknown => Walked::Strange,
         }
     }
 
     /// Goes on in Go code.
     #[inline(never)]
-    fn walk_go(&mut self, walk: &Walk) -> Walked {
+    fn walk_go(&mut self, walk: Walk) -> Walked {
         let start = walk.at();
         let Some(rule) = self.rules.find(start.pc) else { return Walked::Strange };
         let (mut hash, mut depth) = (walk.hash, walk.depth);
@@ -354,19 +333,17 @@ impl Unwinding {
     fn intern(&mut self, segment: &Segment, captured: &Captured) -> Known {
         let depth = captured.depth;
         let libav = self.modules[..depth.min(INNERMOST)].iter().any(|&number| modules::is_ffmpeg(number));
-        let mut parent = captured.outer;
-        for at in (0..depth).rev() {
-            let frame = StackFrame { pc: self.frames[at].pc, module: self.modules[at] };
-            let Some(node) = intern::node(segment, parent, frame) else {
-                segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
-                return Known { node: 0, libav };
-            };
-            parent = node;
-        }
+        let frames = self.frames[..depth].iter().zip(&self.modules).rev();
+        let frames = frames.map(|(at, &module)| StackFrame { pc: at.pc, module });
+        let Some(node) = intern::nodes(segment, captured.outer, frames) else {
+            segment.header().nodes_exhausted.fetch_add(1, Ordering::Relaxed);
+            return Known { node: 0, libav };
+        };
+        let known = Known { node, libav };
         if captured.by_rules {
-            intern::note_stack(captured.hash, parent, libav);
+            known::note_stack(captured.hash, known);
         }
-        Known { node: parent, libav }
+        known
     }
 
     /// Keeps a stack that was met before, and its outer parts, as traces.
@@ -414,13 +391,13 @@ impl Unwinding {
         let mut frame = first;
         loop {
             let Some(&rule) = self.rules.find(at.pc) else { return };
-            let base = match rule.base {
+            let base = match rule.base() {
                 Base::Sp => at.sp,
                 Base::Bp => at.bp,
                 Base::End => break,
                 Base::Go | Base::None => return,
             };
-            let bp_word = match (rule.base, bp_from) {
+            let bp_word = match (rule.base(), bp_from) {
                 (Base::Bp, None) => {
                     uses_bp = true;
                     None
@@ -428,7 +405,7 @@ impl Unwinding {
                 (Base::Bp, Some(address)) => Some((address, at.bp)),
                 _ => None,
             };
-            let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+            let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
             let Some(caller) = self.caller_of(&at) else { return };
             for word in core::iter::once((caller_at, caller.pc)).chain(bp_word) {
                 let Some(place) = inputs.get_mut(count) else { return };
@@ -484,13 +461,13 @@ impl Unwinding {
 
     #[inline(always)]
     fn apply(&self, rule: &Rule, at: &Registers) -> Option<Registers> {
-        let base = match rule.base {
+        let base = match rule.base() {
             Base::Sp => at.sp,
             Base::Bp => at.bp,
             Base::End => return Some(Registers { pc: 0, sp: at.sp, bp: at.bp }),
             Base::Go | Base::None => return None,
         };
-        let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
+        let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
         let lowest = at.sp.wrapping_sub(128).max(self.own.start);
         let inside = |address: u64| lowest <= address && address.wrapping_add(8) <= self.own.end && address & 7 == 0;
         // The frame in use is mapped: above it, up to the end of the thread's own stack, all is.
@@ -536,7 +513,7 @@ impl Unwinding {
             self.frames[depth] = at;
             captured.hash = captured.hash.with(at.pc);
             let known = match self.rules.find(at.pc) {
-                Some(rule) if rule.base == Base::Go => {
+                Some(rule) if rule.base() == Base::Go => {
                     let number = u32::from(rule.module);
                     return self.follow_go(segment, number, at, captured, remembering);
                 }

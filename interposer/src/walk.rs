@@ -3,7 +3,7 @@
 //! Each frame waits for the word in which the one before it says where it was called from; all else is done meanwhile, without a
 //! branch that depends on the frame. Where bp was saved is only remembered, and read once a rule asks for it.
 
-use crate::intern::StackHash;
+use crate::known::StackHash;
 use crate::rules::{Base, HANDED_ON, Rule, Rules};
 use crate::stacks::StackRange;
 use crate::unwind::Registers;
@@ -21,7 +21,8 @@ pub enum Stop {
     Unknown,
 }
 
-/// See the module.
+/// See the module. Passed by value: what lies in memory is slower than what a frame waits for.
+#[derive(Clone, Copy)]
 pub struct Walk {
     pc: u64,
     sp: u64,
@@ -59,6 +60,12 @@ impl Walk {
         Registers { pc: self.pc, sp: self.sp, bp: self.bp() }
     }
 
+    /// What tells apart the stacks that begin where this one does, nearly always: the frames that lie behind, and where the walk is.
+    #[inline(always)]
+    pub fn told(&self) -> u64 {
+        self.hash.value() ^ self.pc.rotate_left(13)
+    }
+
     #[inline(always)]
     fn bp(&self) -> u64 {
         if self.bp_from == 0 {
@@ -71,60 +78,126 @@ impl Walk {
     /// Walks on until `depth` frames lie behind.
     #[inline(always)]
     pub fn until(&mut self, rules: &Rules, depth: usize) -> Stop {
-        while self.depth < depth {
-            let Some(rule) = rules.find(self.pc) else { return Stop::Unknown };
-            let last = self.last;
-            let mut base = self.sp;
-            if rule.base != Base::Sp {
-                match self.base_of(rule) {
-                    Ok(found) => base = found,
-                    Err(stop) => return stop,
+        loop {
+            if self.depth >= depth {
+                return Stop::Wanted;
+            }
+            let rule = rules.own(self.pc);
+            if rule.is_by_sp(self.pc) {
+                let to_caller = rules.own_caller_at(self.pc);
+                let caller_at = self.sp.wrapping_add_signed(to_caller);
+                if caller_at > self.last {
+                    return Stop::Unknown;
                 }
+                // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
+                let caller = unsafe { word_at(self.sp, to_caller) };
+                self.leave(rule, self.sp, caller_at, caller);
+            } else if rule.is_by_bp(self.pc) {
+                if !self.step(rule, self.bp()) {
+                    return Stop::Unknown;
+                }
+            } else if rule.is_end(self.pc) {
+                return self.end();
+            } else {
+                let stop;
+                (*self, stop) = self.elsewhere(rules);
+                if let Some(stop) = stop {
+                    return stop;
+                }
+                continue;
             }
-            let caller_at = base.wrapping_add_signed(8 * i64::from(rule.caller_at));
-            // From the frame in use up to the end of the thread's own stack all is mapped.
-            if caller_at.wrapping_sub(self.sp) > last.wrapping_sub(self.sp) {
-                return Stop::Unknown;
-            }
-            let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
-            self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
-            self.hash = self.hash.with(self.pc);
-            // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
-            self.pc = unsafe { *(caller_at as *const u64) };
-            self.sp = caller_at.wrapping_add(8);
-            self.depth += 1;
             if self.pc == 0 {
                 return Stop::End;
             }
-            if self.sp > last {
-                // The next frame's own words would lie behind the end.
-                return Stop::Unknown;
-            }
         }
-        Stop::Wanted
     }
 
-    /// Of a frame that is not found by sp.
+    /// The stack ends with this frame.
     #[inline(always)]
-    fn base_of(&mut self, rule: &Rule) -> Result<u64, Stop> {
-        match rule.base {
-            Base::Bp => {
-                let bp = self.bp();
-                let bp_at = bp.wrapping_add_signed(8 * i64::from(rule.bp_at));
-                let lowest = self.sp - 128;
-                // By sp these follow from what a rule is.
-                let is_inside = bp_at.wrapping_sub(lowest) <= self.last.wrapping_sub(lowest);
-                if bp & 7 == 0 && (rule.bp_at == HANDED_ON || is_inside) { Ok(bp) } else { Err(Stop::Unknown) }
-            }
-            Base::End => {
-                self.hash = self.hash.with(self.pc);
-                self.depth += 1;
-                self.pc = 0;
-                Err(Stop::End)
-            }
-            Base::Go => Err(Stop::Go),
-            Base::Sp | Base::None => Err(Stop::Unknown),
+    fn end(&mut self) -> Stop {
+        if self.sp > self.last {
+            return Stop::Unknown;
         }
+        self.hash = self.hash.with(self.pc);
+        self.depth += 1;
+        self.pc = 0;
+        Stop::End
+    }
+
+    /// One frame whose rule counts from `base`. False: it leads off the stack.
+    #[inline(always)]
+    fn step(&mut self, rule: &Rule, base: u64) -> bool {
+        // All that a rule leads to is at or above its base, but for the red zone; from the frame in use up to the end of the thread's own stack
+        // all is mapped.
+        let caller_at = base.wrapping_add_signed(i64::from(rule.caller_at));
+        if base & 7 != 0 || base < self.sp || base > self.last || caller_at > self.last {
+            return false;
+        }
+        // SAFETY: aligned, and inside this thread's own stack: at or above the frame in use, at or below the last word.
+        let caller = unsafe { *(caller_at as *const u64) };
+        self.leave(rule, base, caller_at, caller);
+        true
+    }
+
+    #[inline(always)]
+    fn leave(&mut self, rule: &Rule, base: u64, caller_at: u64, caller: u64) {
+        let bp_at = base.wrapping_add_signed(8 * i64::from(rule.bp_at));
+        self.bp_from = if rule.bp_at == HANDED_ON { self.bp_from } else { bp_at };
+        self.hash = self.hash.with(self.pc);
+        self.pc = caller;
+        self.sp = caller_at.wrapping_add(8);
+        self.depth += 1;
+    }
+
+    /// A frame whose rule does not lie in its own place, or of a rare kind; and why the walk stands still behind it. Out of the way, and by value, so
+    /// that the loop above keeps nothing in memory.
+    #[inline(never)]
+    fn elsewhere(self, rules: &Rules) -> (Self, Option<Stop>) {
+        let mut walk = self;
+        let Some(rule) = rules.find(walk.pc) else { return (walk, Some(Stop::Unknown)) };
+        let base = match rule.base() {
+            Base::Sp => walk.sp,
+            Base::Bp => walk.bp(),
+            Base::Go if walk.sp <= walk.last => return (walk, Some(Stop::Go)),
+            Base::End => {
+                let stop = walk.end();
+                return (walk, Some(stop));
+            }
+            Base::Go | Base::None => return (walk, Some(Stop::Unknown)),
+        };
+        if !walk.step(rule, base) {
+            return (walk, Some(Stop::Unknown));
+        }
+        (walk, (walk.pc == 0).then_some(Stop::End))
+    }
+}
+
+/// The word at `base + offset`. On x86-64 in one instruction: the sum itself is of use for other things too, and compilers then make it first
+/// and read afterwards, which is a cycle longer for every frame.
+///
+/// # Safety
+/// The word is aligned and can be read.
+#[inline(always)]
+unsafe fn word_at(base: u64, offset: i64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let word;
+        // SAFETY: a load that the caller vouches for; no flags, no stack.
+        unsafe {
+            core::arch::asm!(
+                "mov {word}, qword ptr [{base} + {offset}]",
+                base = in(reg) base,
+                offset = in(reg) offset,
+                word = lateout(reg) word,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        word
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: as the caller promises.
+    unsafe {
+        *(base.wrapping_add_signed(offset) as *const u64)
     }
 }
 

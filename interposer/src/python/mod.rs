@@ -22,9 +22,10 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use avleak_wire::layout::{MAX_NODES, NODE_PYTHON, TEXT_BYTES, TEXT_FILE_BYTES, TEXT_NAME_BYTES};
 
 use crate::elf::{Dynamic, Layout};
-use crate::intern::{self, StackFrame, StackHash};
+use crate::intern::{self, StackFrame};
+use crate::known::Known;
+use crate::known::StackHash;
 use crate::segment::Segment;
-use crate::traces::Known;
 use crate::unwind::DEPTH;
 use crate::{arena, modules, sys};
 use code::Types;
@@ -354,11 +355,7 @@ impl Memory {
         if cut {
             segment.header().stacks_truncated.fetch_add(1, Ordering::Relaxed);
         }
-        let mut parent = 0;
-        for frame in self.merged[..merged].iter().rev() {
-            parent = intern::node(segment, parent, *frame)?;
-        }
-        Some(parent)
+        intern::nodes(segment, 0, self.merged[..merged].iter().rev().copied())
     }
 }
 
