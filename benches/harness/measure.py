@@ -57,7 +57,7 @@ def read_text(path):
         return ""
 
 
-def _busy_seconds():
+def busy_seconds():
     """CPU time of the whole machine that was not idle (proc(5): /proc/stat, in clock ticks)."""
     ticks = [int(word) for word in read_text("/proc/stat").split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
@@ -149,7 +149,7 @@ def run(command, environment, folder, target, timeout):
     Whatever happens, nothing of the command is left running.
     """
     result, peaks, timed_out = Run(), _Peaks(), False
-    busy = _busy_seconds()
+    busy = busy_seconds()
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         began = time.monotonic()
         # A session of its own: Ctrl-C at the terminal is ours, and ends the command by kill_all.
@@ -188,7 +188,7 @@ def run(command, environment, folder, target, timeout):
     finally:
         kill_all()
     result.exit = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    result.foreign_cpu = max(0.0, _busy_seconds() - busy - result.cpu)
+    result.foreign_cpu = max(0.0, busy_seconds() - busy - result.cpu)
     if timed_out:
         result.failure = f"took longer than {timeout:.0f} s"
     _note_peaks(result, peaks, target, process.pid, usage.ru_maxrss)
