@@ -54,6 +54,7 @@ def one(avleak, program, threads, checks, options, say):
         "options": list(options),
         "checks": found,
         "exit": exit_status,
+        "failed": len(checked.failed),
         "gaps_during": during,
         "gaps_between": between,
         "busy": busy / took,

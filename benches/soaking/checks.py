@@ -11,6 +11,7 @@ from . import roles
 
 # How long a process may take to be ready, a check, and the end.
 PATIENCE_S = 300
+MOST_FAILED = 20
 
 
 class Checked:
@@ -18,6 +19,7 @@ class Checked:
 
     def __init__(self, avleak, command, program, folder, options=()):
         self.avleak, self.program, self.folder = avleak, program, folder
+        self.failed = []
         with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
                 [str(avleak), "run", "-q", "--json", "report.json", *options, "--", *command],
@@ -62,43 +64,30 @@ class Checked:
         time.sleep(0.5)
 
     def check(self):
-        """One check: what the report says of it, with when it began and ended. None where the process is gone."""
-        pid = self.pid()
-        if pid is None:
-            return None
+        """One check: what the report says of it, with when it began and ended. None where the process is gone.
+
+        One that fails is noted, and made again: a machine can be so busy that the process may not stand still for long enough.
+        """
         file = self.folder / "check.json"
-        begun = time.time()
-        done = subprocess.run(
-            [str(self.avleak), "check", "-q", "--json", str(file), str(pid)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
-        if done.returncode not in (0, 1, 3):
-            # It may be about to end, held for its last report.
-            until = time.monotonic() + 10
-            while time.monotonic() < until:
-                if self.pid() is None:
-                    return None
-                time.sleep(0.1)
-            raise PrepareError(f"avleak check: exit {done.returncode}: {done.stderr.strip()}")
-        report = json.loads(file.read_text(encoding="utf-8"))
-        lost = {name: report["totals"][name]["frames"] for name in ("definitely_lost", "indirectly_lost", "possibly_lost")}
-        return {
-            "begun": begun,
-            "ended": time.time(),
-            "stopped_ms": report["check"]["stopped_ms"],
-            "took_ms": report["check"]["duration_s"] * 1e3,
-            "scans": report["check"]["scans"],
-            "verdict": report["verdict"],
-            "leaks": sum(report["leaks"][kind] for kind in ("frames", "packets", "buffer_refs", "contexts")),
-            "lost": lost,
-            "dropped": report["observed"]["events_dropped"],
-            "memory": report["completeness"]["memory"],
-            "notes": [note for note in report["completeness"]["notes"] if "rests on" in note or "could not be stopped" in note],
-        }
+        while (pid := self.pid()) is not None:
+            begun = time.time()
+            done = subprocess.run(
+                [str(self.avleak), "check", "-q", "--json", str(file), str(pid)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE_S,
+            )
+            if done.returncode in (0, 1, 3):
+                return outcome(json.loads(file.read_text(encoding="utf-8")), begun)
+            # One that is about to end is no failure.
+            time.sleep(1)
+            if self.pid() is not None:
+                self.failed.append(done.stderr.strip())
+                if len(self.failed) > MOST_FAILED:
+                    raise PrepareError(f"avleak check: exit {done.returncode}: {done.stderr.strip()}")
+        return None
 
     def finish(self):
         """Waits for the end; returns avleak's exit status."""
@@ -106,3 +95,21 @@ class Checked:
             return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired as error:
             raise PrepareError(f"{self.program.name} did not end within {PATIENCE_S} s") from error
+
+
+def outcome(report, begun):
+    """What of a check's report counts."""
+    lost = {name: report["totals"][name]["frames"] for name in ("definitely_lost", "indirectly_lost", "possibly_lost")}
+    return {
+        "begun": begun,
+        "ended": time.time(),
+        "stopped_ms": report["check"]["stopped_ms"],
+        "took_ms": report["check"]["duration_s"] * 1e3,
+        "scans": report["check"]["scans"],
+        "verdict": report["verdict"],
+        "leaks": sum(report["leaks"][kind] for kind in ("frames", "packets", "buffer_refs", "contexts")),
+        "lost": lost,
+        "dropped": report["observed"]["events_dropped"],
+        "memory": report["completeness"]["memory"],
+        "notes": [note for note in report["completeness"]["notes"] if "rests on" in note or "could not be stopped" in note],
+    }

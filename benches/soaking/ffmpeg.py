@@ -44,7 +44,7 @@ def at_full_speed(avleak, given, say):
                     say(f"ffmpeg at full speed, {len(found)}/{given.ffmpeg_checks}: {false} falsely lost")
             measure.send(signal.SIGTERM, [checked.pid()])
             checked.finish()
-    return {"checks": found, "at": time.time()}
+    return {"checks": found, "failed": len(checked.failed), "at": time.time()}
 
 
 def transcode(seconds, folder):
@@ -72,7 +72,7 @@ def in_real_time(avleak, given, say):
                     result["checks"].append(check)
                     due = max(due + 1, time.monotonic())
                     time.sleep(max(0.0, due - time.monotonic()))
-                result["exit"] = checked.finish()
+                result["exit"], result["failed"] = checked.finish(), len(checked.failed)
                 alone.wait(60)
         finally:
             if alone.poll() is None:

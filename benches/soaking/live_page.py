@@ -107,7 +107,7 @@ def big_part(results):
         rows.append(
             [
                 str(series["threads"]) + (", without ptrace" if series["options"] else ""),
-                str(len(series["checks"])),
+                str(len(series["checks"])) + (f" and {series['failed']} failed" if series["failed"] else ""),
                 spread(stops(series)),
                 f"{statistics.median(check['took_ms'] for check in series['checks']):.0f}",
                 f"{max(series['gaps_during'], default=0):.1f} / {max(series['gaps_between'], default=0):.1f}",
@@ -132,6 +132,7 @@ def speed_part(results):
     said = [check["stopped_ms"] for check in results["checks"]]
     scans = statistics.median(check["scans"] for check in results["checks"])
     line = f"Stood still, ms: median / 99 % / worst {spread(said)}; {scans:g} scans a check, {statistics.median(check['took_ms'] for check in results['checks']):.0f} ms.\n"
+    line += f"{results['failed']} checks failed, and were made again.\n" if results["failed"] else ""
     return ["## ffmpeg at full speed\n", *about(results), f"- {when(results)}\n", ABOUT_FULL, line]
 
 

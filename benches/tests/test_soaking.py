@@ -108,7 +108,7 @@ class LiveChecks(unittest.TestCase):
 
     def test_bars_tell_the_worst_and_the_false(self):
         check = {"stopped_ms": 2.0, "took_ms": 90.0, "scans": 4, "leaks": 0, "memory": "ptrace", "notes": []}
-        series = {"threads": 50, "options": [], "checks": [check] * 99 + [check | {"stopped_ms": 11.0, "leaks": 1}], "busy": 1.0}
+        series = {"threads": 50, "options": [], "checks": [check] * 99 + [check | {"stopped_ms": 11.0, "leaks": 1}], "busy": 1.0, "failed": 0}
         series |= {"gaps_during": [3.0], "gaps_between": []}
         without = series | {"options": ["ptrace=0"], "checks": [check | {"stopped_ms": 0.0, "memory": "vm_readv", "notes": ["rests on"]}]}
         results = {"series": [series, without], "frames_mib": 1, "blocks_mib": 1, "at": 0.0, "machine": "m", "versions": []}

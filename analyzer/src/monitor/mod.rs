@@ -154,7 +154,9 @@ impl Monitor {
         self.state.dropped = report.observed.events_dropped;
         self.state.groups.values_mut().for_each(Series::begin_anew);
         self.state.times.clear();
-        let told = |group: &Group| (group.id.clone(), Told { count: frames(group), pinned_bytes: group.pinned_bytes, ..Told::default() });
+        let told = |group: &Group| {
+            (group.id.clone(), Told { count: frames(group), pinned_bytes: group.pinned_bytes, ..Told::default() })
+        };
         self.state.doubtful = report.groups.iter().filter(|group| group.leak).map(told).collect();
     }
 
