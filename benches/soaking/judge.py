@@ -7,7 +7,7 @@ from . import overhead, server, steady, watch
 from .roles import ROLES
 
 # Memory that is taken for flat: the last third's median less the first one's, as a part of the first, or in KiB where that is more.
-FLAT_SHARE, FLAT_KIB = 0.02, 1024
+FLAT_SHARE, FLAT_KIB = 0.05, 2048
 # What is left out: caches and pools fill, and streams meet their first reconnection. A share of the run, and seconds.
 WARM_SHARE, WARM_S = 1 / 3, 300
 # Alerted within so many check intervals.
@@ -125,9 +125,11 @@ def watch_bars(results):
         for role in ROLES:
             net = name == "leaky" and role == "target"
             flat = steady.steadiness(memory(found, role, net))
+            beside = steady.steadiness(memory(results["twins"]["plain"], role)) if role == "target" else None
             what = f"memory of the {role}, {name}" + (", without what it leaks" if net else "")
             said = "not seen" if flat is None else f"{flat.first / 1024:.1f} → {flat.last / 1024:.1f} MiB"
-            bars.append(Bar(what, "flat", said, steady.is_flat(flat, FLAT_SHARE, FLAT_KIB)))
+            said += f" (plain {beside.first / 1024:.1f} → {beside.last / 1024:.1f})" if beside else ""
+            bars.append(Bar(what, "flat, as plain is" if beside else "flat", said, steady.is_flat(flat, FLAT_SHARE, FLAT_KIB, beside)))
     return bars
 
 

@@ -13,12 +13,13 @@ Written by `make soak`. The server (`tests/programs/soak_server.c`) has {server.
 decode: demux, H.264, a filter graph (scale, drawbox, fps), a cache of the last 32 pictures in frames of a pool, MPEG-4, MPEG-TS. Each stream
 is torn down and connects anew after a minute or two of pictures, and is quiet for a third of its time, with most of its cache given back. The
 leaky one forgets one frame in {server.LEAK_EVERY:,}, on the way out of `{server.CULPRIT}` where the viewer has gone; the clean twin runs beside
-it.
+it, and a clean one without avleak.
 """
 ABOUT_WATCH = """\
 The delay is from the moment at which the server forgets the frame to that at which the alert stands in the file. Memory is RSS: of the
 steady part of the run, the medians of its first and last third, and Theil and Sen's slope; flat is a last third no more than {share:.0%} or
-{least} MiB above the first. From the leaky server's memory what it says that it has leaked is taken off.
+{least} MiB above the first, or above what the memory of the server without avleak rose by. From the leaky server's memory what it says that it
+has leaked is taken off.
 """
 ABOUT_COST = """\
 The same work plain and under avleak with a check every {interval:g} s, in turn. *As fast as it can*: no processor is ever idle, so that what
@@ -82,7 +83,8 @@ def alerts_table(found):
 def checks_table(results):
     """How the checks went, as far as they were seen between two of them."""
     rows = []
-    for name, found in results["twins"].items():
+    for name in ("leaky", "clean"):
+        found = results["twins"][name]
         took = [check["took_ms"] for check in found["checks"]]
         rows.append(
             [
@@ -104,7 +106,6 @@ def memory_table(results):
         for role in ROLES:
             flat = steady.steadiness(judge.memory(found, role))
             if flat is None:
-                rows.append([f"{role}, {name}"] + ["—"] * 6)
                 continue
             seen = [sample[role] for sample in found["samples"] if role in sample and sample["at"] >= judge.steady_from(found)]
             share = judge.cpu_share(found, role)

@@ -47,6 +47,8 @@ def steadiness(points):
     return Steadiness(theil_sen(points) * 3600, median(first), median(last))
 
 
-def is_flat(found, share, least):
-    """The last third is not above the first one by more than `share` of it, or by `least` where that is more."""
-    return found is not None and found.last - found.first <= max(share * found.first, least)
+def is_flat(found, share, least, beside=None):
+    """The last third is not above the first one by more than `share` of it, or by `least` where that is more; nor by more than that above what
+    another one rose `beside` it, if there is one."""
+    rose = max(0.0, beside.last - beside.first) if beside else 0.0
+    return found is not None and found.last - found.first - rose <= max(share * found.first, least)

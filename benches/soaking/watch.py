@@ -1,4 +1,8 @@
-"""The soak itself: the leaky server and its clean twin side by side under avleak, watched from outside for as long as is wished."""
+"""The soak itself: the leaky server and its clean twin side by side under avleak, watched from outside for as long as is wished.
+
+Beside them runs a clean one without avleak: allocators take their time to settle, and what such a server's memory does by itself is no fault of
+avleak's.
+"""
 
 import json
 import re
@@ -23,19 +27,20 @@ SERVES = re.compile(rb"http://(127\.0\.0\.1:\d+)")
 
 
 class Twin:
-    """One of the two servers under avleak, and what was seen of it."""
+    """One of the servers, under avleak or without, and what was seen of it."""
 
     def __init__(self, name, leak_every, avleak, program, given, folder):
         self.name, self.program, self.folder = name, program, folder
         self.folder.mkdir()
         self.begun = time.time()
         self.samples, self.checks, self.alerts = [], {}, []
-        self.address = None
-        options = {"leak_every": leak_every, "pace": PACE, "breath": BREATH_S}
-        command = [str(avleak), "run", "--json", "report.json", "--http", "127.0.0.1:0"]
-        command += ["--check-interval", f"{given.interval:g}s", "--alert-file", "alerts.ndjson"]
-        command += ["--alert-frames", str(ALERT_FRAMES), "--alert-growth", str(ALERT_GROWTH), "--"]
-        command += server.command(program, VIDEO, **options)
+        self.address, self.is_plain = None, avleak is None
+        command = server.command(program, VIDEO, leak_every=leak_every, pace=PACE, breath=BREATH_S)
+        if not self.is_plain:
+            under = [str(avleak), "run", "--json", "report.json", "--http", "127.0.0.1:0"]
+            under += ["--check-interval", f"{given.interval:g}s", "--alert-file", "alerts.ndjson"]
+            under += ["--alert-frames", str(ALERT_FRAMES), "--alert-growth", str(ALERT_GROWTH), "--"]
+            command = under + command
         with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
@@ -45,6 +50,10 @@ class Twin:
         """One of its files."""
         path = self.folder / name
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def processes(self):
+        """Process ids by role."""
+        return {"target": self.process.pid} if self.is_plain else roles.find(self.process.pid, self.program)
 
     def look_at_alerts(self):
         """Notes when each alert came."""
@@ -56,9 +65,9 @@ class Twin:
         """One look at its processes, and at what avleak tells of itself. Raises PrepareError where it has ended."""
         if self.process.poll() is not None:
             raise PrepareError(f"the {self.name} server ended by itself:\n{self.read('stderr')[-2000:]}")
-        found = {role: roles.look(pid) for role, pid in roles.find(self.process.pid, self.program).items()}
+        found = {role: roles.look(pid) for role, pid in self.processes().items()}
         sample = {"twin": self.name, "at": time.time(), **{role: seen for role, seen in found.items() if seen}}
-        sample["metrics"] = self.metrics()
+        sample["metrics"] = {} if self.is_plain else self.metrics()
         self.samples.append(sample)
         log.write(json.dumps(sample) + "\n")
         log.flush()
@@ -89,8 +98,7 @@ class Twin:
 
     def finish(self):
         """Ends the server, and waits for avleak's report."""
-        target = roles.find(self.process.pid, self.program).get("target")
-        if target:
+        if target := self.processes().get("target"):
             measure.send(signal.SIGTERM, [target])
         try:
             self.process.wait(PATIENCE_S)
@@ -142,11 +150,11 @@ def summary(report):
 
 
 def watch(avleak, program, given, folder, say):
-    """Runs both twins for `given.minutes`; returns the results as they are stored."""
+    """Runs all of them for `given.minutes`; returns the results as they are stored."""
     twins = []
     try:
-        for name, leak_every in (("leaky", given.leak_every), ("clean", 0)):
-            twins.append(Twin(name, leak_every, avleak, program, given, folder / name))
+        for name, leak_every, under in (("leaky", given.leak_every, avleak), ("clean", 0, avleak), ("plain", 0, None)):
+            twins.append(Twin(name, leak_every, under, program, given, folder / name))
         until, due = time.monotonic() + given.minutes * 60, 0.0
         with open(folder / "samples.ndjson", "w", encoding="utf-8") as log:
             while (now := time.monotonic()) < until:

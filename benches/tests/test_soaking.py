@@ -37,13 +37,13 @@ def twin(leaks=(), alerts=(), target_kib=lambda at: 50_000, frames=0, verdict="c
     }
 
 
-def soak(seen=615.0, name=server.CULPRIT, **of_leaky):
+def soak(seen=615.0, name=server.CULPRIT, plain_kib=lambda at: 50_000, **of_leaky):
     """A whole run, in which the tenth frame leaks after ten minutes and the alert is seen then."""
     leaks = [{"count": n, "at": 60.0 * n, "frame": n * 10_000, "bytes": n * 1024} for n in range(1, 21)]
     alert = {"reasons": ["frames"], "message": f"10 AVFrame definitely lost, allocated in {name}", "count": 10, "growth": None}
     leaky = twin(leaks, [{"seen": seen, "alert": alert}], frames=20, verdict="leaks", **of_leaky)
     results = {"minutes": 30, "interval": 10.0, "leak_every": 10_000, "at": 0.0, "machine": "m", "versions": [("avleak", "1")]}
-    return results | {"twins": {"leaky": leaky, "clean": twin()}}
+    return results | {"twins": {"leaky": leaky, "clean": twin(), "plain": twin(target_kib=plain_kib)}}
 
 
 def missed(results):
@@ -78,6 +78,12 @@ class Judgement(unittest.TestCase):
         # A KiB a minute, as the server says; and one that holds ten times as much more.
         self.assertEqual(missed(soak(target_kib=lambda at: 50_000 + at // 60)), [])
         self.assertEqual(missed(soak(target_kib=lambda at: 50_000 + at * 10)), ["memory of the target, leaky, without what it leaks"])
+
+    def test_what_grows_without_avleak_too_is_not_its_fault(self):
+        def grows(at):
+            return 50_000 + at * 10
+
+        self.assertEqual(missed(soak(target_kib=grows, plain_kib=grows)), [])
 
     def test_a_clean_twin_that_is_alerted_of_is_missed(self):
         results = soak()
