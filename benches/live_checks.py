@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import measure
 from harness.prepare import PrepareError
 from soaking import big, ffmpeg, live_page, server
-from soaking.page import with_surroundings
+from soaking.page import surroundings
 from soak_streams import EXIT_INTERRUPTED, EXIT_MISSED, EXIT_USAGE, interrupted, stored, write
 
 PARTS = ("big", "speed", "real_time")
@@ -60,7 +60,7 @@ def run(given):
     results, now = {part: stored(f"live.{part}") for part in PARTS}, {}
     for part in PARTS:
         if given.part in ("all", part):
-            now[part] = with_surroundings(how[part](given.avleak, given, say), given.avleak)
+            now[part] = surroundings(given.avleak) | how[part](given.avleak, given, say)
             write(server.WORK / f"live.{part}{'' if whole[part] else '.short'}.json", json.dumps(now[part], indent=1))
     text = live_page.render(results | now)
     target = server.ROOT / "docs/live-check.md" if all(whole[part] for part in now) else server.WORK / "live-check.md"

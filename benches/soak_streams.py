@@ -64,9 +64,8 @@ def stored(name):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def store(name, results, whole, given):
+def store(name, results, whole):
     """Keeps results; those of a short run beside those of a whole one."""
-    results = page.with_surroundings(results, given.avleak)
     write(server.WORK / f"{name}{'' if whole else '.short'}.json", json.dumps(results, indent=1))
     return results
 
@@ -77,14 +76,16 @@ def soaked(given):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     say(f"{given.minutes:g} minutes, a check every {given.interval:g} s, one frame in {given.leak_every} leaks")
-    results = watch.watch(given.avleak, server.build("soak_server"), given, folder, say)
-    return store("watch", results, given.minutes >= WHOLE_MINUTES, given)
+    around = page.surroundings(given.avleak)
+    results = around | watch.watch(given.avleak, server.build("soak_server"), given, folder, say)
+    return store("watch", results, given.minutes >= WHOLE_MINUTES)
 
 
 def compared(given):
     """The phase `overhead`."""
-    results = overhead.measure_all(given.avleak, server.build("soak_server"), given, say)
-    return store("overhead", results, given.seconds >= WHOLE_SECONDS and given.pairs >= WHOLE_PAIRS, given)
+    around = page.surroundings(given.avleak)
+    results = around | overhead.measure_all(given.avleak, server.build("soak_server"), given, say)
+    return store("overhead", results, given.seconds >= WHOLE_SECONDS and given.pairs >= WHOLE_PAIRS)
 
 
 def run(given):

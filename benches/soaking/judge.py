@@ -89,7 +89,7 @@ def names_culprit(found):
 
 def watch_bars(results):
     """The bars of the soak itself."""
-    leaky, clean = results["twins"]["leaky"], results["twins"]["clean"]
+    leaky, clean, plain = (results["twins"].get(name) for name in ("leaky", "clean", "plain"))
     waited, note = delay(results), first_alert(leaky, "frames")
     truth = leaky["done"]["leaked"] if leaky["done"] else None
     lost = (leaky["report"]["leaks"] or {}).get("frames")
@@ -125,7 +125,7 @@ def watch_bars(results):
         for role in ROLES:
             net = name == "leaky" and role == "target"
             flat = steady.steadiness(memory(found, role, net))
-            beside = steady.steadiness(memory(results["twins"]["plain"], role)) if role == "target" else None
+            beside = steady.steadiness(memory(plain, role)) if plain and role == "target" else None
             what = f"memory of the {role}, {name}" + (", without what it leaks" if net else "")
             said = "not seen" if flat is None else f"{flat.first / 1024:.1f} → {flat.last / 1024:.1f} MiB"
             said += f" (plain {beside.first / 1024:.1f} → {beside.last / 1024:.1f})" if beside else ""

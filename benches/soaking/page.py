@@ -1,5 +1,6 @@
 """The results as Markdown: docs/soak.md."""
 
+import os
 import statistics
 import time
 
@@ -31,6 +32,12 @@ BUSY = """\
 are better.**
 """
 BUSY_SHARE = 0.1
+# Beside a busy machine's soak; by the load average a processor, the soak's own part included.
+OVERLOADED = """\
+**This machine had much else to do meanwhile: its load average was {low:.0f} to {high:.0f} on {processors} processors, of which the soak itself
+makes about one. Times by the clock (the delay, how long checks took and stopped the server) say more of that than of avleak.**
+"""
+MOST_LOAD = 1.5
 
 
 def bars_table(bars):
@@ -55,6 +62,9 @@ def watch_part(results):
     lines = [f"## {results['minutes']:g} minutes\n", *about(results)]
     frames = [f"{found['done']['frames']:,} pictures, {found['done']['connections']} connections" for found in (leaky, clean)]
     lines.append(f"- {when(results)}, a check every {results['interval']:g} s; leaky {frames[0]}; clean {frames[1]}\n")
+    low, high = results["load"]
+    if high > MOST_LOAD * (processors := os.cpu_count() or 1):
+        lines.append(OVERLOADED.format(low=low, high=high, processors=processors))
     lines += [bars_table(judge.watch_bars(results)), ABOUT_WATCH.format(share=judge.FLAT_SHARE, least=judge.FLAT_KIB // 1024)]
     lines += ["### Alerts\n", alerts_table(leaky), "### Checks\n", checks_table(results), "### Memory\n", memory_table(results)]
     return lines
@@ -159,6 +169,6 @@ def render(watched, cost):
     return "\n".join(lines)
 
 
-def with_surroundings(results, avleak):
-    """The results with where and with what they were measured."""
-    return results | {"machine": machine(), "versions": server.versions(avleak)}
+def surroundings(avleak):
+    """Where and with what something is measured; to be asked before, for what is built may change meanwhile."""
+    return {"machine": machine(), "versions": server.versions(avleak)}

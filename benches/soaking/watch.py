@@ -5,6 +5,7 @@ avleak's.
 """
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -151,7 +152,7 @@ def summary(report):
 
 def watch(avleak, program, given, folder, say):
     """Runs all of them for `given.minutes`; returns the results as they are stored."""
-    twins = []
+    twins, loads = [], []
     try:
         for name, leak_every, under in (("leaky", given.leak_every, avleak), ("clean", 0, avleak), ("plain", 0, None)):
             twins.append(Twin(name, leak_every, under, program, given, folder / name))
@@ -165,6 +166,7 @@ def watch(avleak, program, given, folder, say):
                         say(f"{twin.name}: {note['alert']['message']}")
                 if now >= due:
                     due = now + SAMPLE_S
+                    loads.append(os.getloadavg()[0])
                     for twin in twins:
                         twin.sample(log)
                 time.sleep(LOOK_S)
@@ -177,5 +179,6 @@ def watch(avleak, program, given, folder, say):
         "interval": given.interval,
         "leak_every": given.leak_every,
         "at": time.time(),
+        "load": [min(loads), max(loads)],
         "twins": {twin.name: twin.results() for twin in twins},
     }

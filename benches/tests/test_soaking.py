@@ -42,7 +42,7 @@ def soak(seen=615.0, name=server.CULPRIT, plain_kib=lambda at: 50_000, **of_leak
     leaks = [{"count": n, "at": 60.0 * n, "frame": n * 10_000, "bytes": n * 1024} for n in range(1, 21)]
     alert = {"reasons": ["frames"], "message": f"10 AVFrame definitely lost, allocated in {name}", "count": 10, "growth": None}
     leaky = twin(leaks, [{"seen": seen, "alert": alert}], frames=20, verdict="leaks", **of_leaky)
-    results = {"minutes": 30, "interval": 10.0, "leak_every": 10_000, "at": 0.0, "machine": "m", "versions": [("avleak", "1")]}
+    results = {"minutes": 30, "interval": 10.0, "leak_every": 10_000, "at": 0.0, "load": [0.5, 900.0], "machine": "m", "versions": [("avleak", "1")]}
     return results | {"twins": {"leaky": leaky, "clean": twin(), "plain": twin(target_kib=plain_kib)}}
 
 
@@ -99,6 +99,7 @@ class Judgement(unittest.TestCase):
         text = page.render(soak(), cost)
         self.assertIn("1.050 (1.050–1.050)", text)
         self.assertIn("busy with other work", text)
+        self.assertIn("load average was 0 to 900", text)
         self.assertIn("PHASE=overhead", page.render(soak(), None))
 
 
