@@ -75,6 +75,7 @@ def main():
     """The command; returns the exit status."""
     given = arguments()
     signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
     try:
         return run(given)
     except PrepareError as error:

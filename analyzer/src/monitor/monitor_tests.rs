@@ -108,7 +108,7 @@ fn growth_that_was_told_of_silences_no_threshold() {
         told.extend(monitor.checked(&report(check, &[("a", u64::from(check).min(11))])));
     }
     let counts: Vec<(u64, &[Reason])> = told.iter().map(|alert| (alert.count, &alert.reasons[..])).collect();
-    assert_eq!(counts, [(8, &[Reason::Growth][..]), (10, &[Reason::Frames, Reason::Growth])]);
+    assert_eq!(counts, [(8, &[Reason::Growth][..]), (10, &[Reason::Frames, Reason::Growth][..])]);
 }
 
 #[test]
