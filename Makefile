@@ -75,9 +75,10 @@ loom: ## Explore what threads and reader may see of each other on the wire, in e
 	@CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked -p avleak-wire --test loom
 
 .PHONY: test-all
-test-all: lint loom test-bench ## Lint, explore the wire, run every test (storm, fuzzer and kills for minutes), then the matrix and AArch64
+test-all: lint loom test-bench ## Lint, explore the wire, run every test (storm, fuzzer and kills for minutes), a short soak, then the matrix and AArch64
 	@scripts/setup.sh go
 	@AVLEAK_STORM_SECONDS=60 AVLEAK_FUZZ_SECONDS=300 AVLEAK_KILLS=100 AVLEAK_AT_LARGE=1 AVLEAK_GO_ALL=1 $(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory soak PHASE=watch MINUTES=5
 	@$(MAKE) --no-print-directory matrix
 	@$(MAKE) --no-print-directory check-aarch64
 
@@ -86,6 +87,16 @@ bench: ## Compare cost and outcome with other tools (WORKLOAD=a TOOL=avleak N=5 
 	@$(MAKE) --no-print-directory setup-bench build
 	@python3 benches/bench.py $(if $(WORKLOAD),--workload '$(WORKLOAD)') $(if $(TOOL),--tool '$(TOOL)') $(if $(N),-n '$(N)') \
 	    $(if $(filter-out 0,$(QUICK)),--quick)
+
+.PHONY: soak
+soak: ## Soak a streaming server under avleak, leaky and clean, and measure what it costs (MINUTES=30 PHASE=watch|overhead|page); writes docs/soak.md
+	@$(MAKE) --no-print-directory setup build
+	@python3 benches/soak_streams.py $(if $(MINUTES),--minutes '$(MINUTES)') $(if $(PHASE),--phase '$(PHASE)')
+
+.PHONY: bench-live
+bench-live: ## Measure how long checks stop a living process, and what they call lost falsely (PART=big|speed|real_time|page); writes docs/live-check.md
+	@$(MAKE) --no-print-directory setup build
+	@python3 benches/live_checks.py $(if $(PART),--part '$(PART)') $(if $(CHECKS),--checks '$(CHECKS)' --ffmpeg-checks '$(CHECKS)')
 
 .PHONY: test-bench
 test-bench: ## Test the benchmark's own arithmetic and its readers of other tools' output

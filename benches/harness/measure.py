@@ -48,7 +48,8 @@ def become_subreaper():
         )
 
 
-def _read(path):
+def read_text(path):
+    """A file of /proc; nothing where that is gone."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read()
@@ -56,13 +57,14 @@ def _read(path):
         return ""
 
 
-def _busy_seconds():
+def busy_seconds():
     """CPU time of the whole machine that was not idle (proc(5): /proc/stat, in clock ticks)."""
-    ticks = [int(word) for word in _read("/proc/stat").split("\n", 1)[0].split()[1:9]]
+    ticks = [int(word) for word in read_text("/proc/stat").split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def _descendants(pid):
+def descendants(pid):
+    """Every process below this one."""
     found, queue = [], [pid]
     while queue:
         parent = queue.pop()
@@ -71,7 +73,7 @@ def _descendants(pid):
         except OSError:
             continue
         for thread in threads:
-            children = [int(word) for word in _read(f"/proc/{parent}/task/{thread}/children").split()]
+            children = [int(word) for word in read_text(f"/proc/{parent}/task/{thread}/children").split()]
             found += children
             queue += children
     return found
@@ -84,12 +86,12 @@ class _Peaks:
         self.kib = {}
 
     def sample(self):
-        for pid in _descendants(os.getpid()):
+        for pid in descendants(os.getpid()):
             try:
                 executable = os.readlink(f"/proc/{pid}/exe")
             except OSError:
                 continue
-            for line in _read(f"/proc/{pid}/status").splitlines():
+            for line in read_text(f"/proc/{pid}/status").splitlines():
                 if line.startswith("VmHWM:"):
                     key = (pid, executable)
                     self.kib[key] = max(self.kib.get(key, 0), int(line.split()[1]))
@@ -103,10 +105,10 @@ class _Peaks:
 def _end_gently():
     """SIGTERM for whoever has no child. A wrapper sees its command end and cleans up; ended by a signal itself, dash would
     not (heaptrack is such a script, and leaves its pipe in /tmp)."""
-    return _send(signal.SIGTERM, [pid for pid in _descendants(os.getpid()) if not _descendants(pid)])
+    return send(signal.SIGTERM, [pid for pid in descendants(os.getpid()) if not descendants(pid)])
 
 
-def _send(number, pids):
+def send(number, pids):
     """Sends a signal to each; says whether there was anyone."""
     for pid in pids:
         try:
@@ -116,11 +118,11 @@ def _send(number, pids):
     return bool(pids)
 
 
-def _kill_all():
+def kill_all():
     """Ends everything below this process, and reaps it."""
     if _end_gently():
         _reap(GRACE_S)
-    while _send(signal.SIGKILL, _descendants(os.getpid())):
+    while send(signal.SIGKILL, descendants(os.getpid())):
         _reap(0.05)
 
 
@@ -147,10 +149,10 @@ def run(command, environment, folder, target, timeout):
     Whatever happens, nothing of the command is left running.
     """
     result, peaks, timed_out = Run(), _Peaks(), False
-    busy = _busy_seconds()
+    busy = busy_seconds()
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         began = time.monotonic()
-        # A session of its own: Ctrl-C at the terminal is ours, and ends the command by _kill_all.
+        # A session of its own: Ctrl-C at the terminal is ours, and ends the command by kill_all.
         process = subprocess.Popen(
             command,
             env=environment,
@@ -172,7 +174,7 @@ def run(command, environment, folder, target, timeout):
             if timed_out:
                 _end_gently()
                 poll.poll(GRACE_S * 1000)
-                _send(signal.SIGKILL, _descendants(os.getpid()))
+                send(signal.SIGKILL, descendants(os.getpid()))
         finally:
             os.close(watch)
         _, status, usage = os.wait4(process.pid, 0)
@@ -184,9 +186,9 @@ def run(command, environment, folder, target, timeout):
         if remains and not timed_out:
             result.failure = f"left a process behind that did not end within {LINGER_S:.0f} s"
     finally:
-        _kill_all()
+        kill_all()
     result.exit = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    result.foreign_cpu = max(0.0, _busy_seconds() - busy - result.cpu)
+    result.foreign_cpu = max(0.0, busy_seconds() - busy - result.cpu)
     if timed_out:
         result.failure = f"took longer than {timeout:.0f} s"
     _note_peaks(result, peaks, target, process.pid, usage.ru_maxrss)

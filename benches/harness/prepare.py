@@ -75,7 +75,7 @@ def prepare(here, wanted):
             _compile(here.root / "benches/programs" / source, binary, extra)
     for video, word in ((here.decode_video, "v180"), (here.transcode_video, "v720")):
         if str(video) in commands and not video.exists():
-            _call([str(here.root / "scripts/make-media.sh"), word], f"the video {video.name} could not be made")
+            call([str(here.root / "scripts/make-media.sh"), word], f"the video {video.name} could not be made")
     if str(here.decode_py) in commands and not here.python.exists():
         raise PrepareError(f"no PyAV in {here.work.name}/venv: run `make setup-bench`")
 
@@ -83,7 +83,7 @@ def prepare(here, wanted):
 def _compile(source, binary, extra):
     part = binary.with_name(f".{binary.name}.{os.getpid()}")
     try:
-        _call(
+        call(
             ["cc", *CFLAGS, str(source), "-o", str(part), *extra],
             f"{source.name} could not be compiled (`make setup-bench`)",
         )
@@ -92,7 +92,8 @@ def _compile(source, binary, extra):
         part.unlink(missing_ok=True)
 
 
-def _call(command, problem):
+def call(command, problem):
+    """Runs a command to its end. Raises PrepareError, which begins with `problem`, where that fails."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

@@ -112,6 +112,26 @@ fn a_process_that_is_stopped_stays_stopped() {
     truth::check(&started.finish());
 }
 
+/// All of many threads are stopped, and each one's stack is looked at: they hold what nothing else holds.
+#[test]
+fn fifty_threads_are_stopped_for_a_moment() {
+    let mut command = vec![programs::program("live_heap").into_os_string()];
+    command.extend(["50", "64", "4"].map(Into::into));
+    let mut started = Run::new(command).start();
+    let pid = said(&mut started.running, "ready ");
+    for _ in 0..3 {
+        let (code, report) = checked(pid, &[]);
+        assert_eq!((code, frames(&report)), (0, 0), "{report:#}");
+        let notes = report["completeness"]["notes"].to_string();
+        assert!(!notes.contains("could not be stopped"), "{notes}");
+    }
+    let lost = lose(&mut started, pid);
+    let (code, report) = checked(pid, &[]);
+    assert_eq!((code, frames(&report)), (1, lost), "{report:#}");
+    signal(pid, Signal::TERM);
+    truth::check(&started.finish());
+}
+
 /// At full speed nothing is called lost, whatever moves. `make test-all` checks longer.
 #[test]
 fn ffmpeg_at_full_speed_is_clean() {

@@ -31,6 +31,7 @@ mod programs_at_large;
 mod python;
 mod real_leaks;
 mod signals;
+mod soak;
 mod storm;
 mod streaming;
 mod threads;

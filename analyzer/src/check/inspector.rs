@@ -11,6 +11,7 @@ use super::live::{self, Identity, LiveOrder, LiveSubject};
 use crate::report::model::{Level, Report};
 use crate::session::drain::Numbers;
 use crate::session::server::Session;
+use crate::session::trim;
 use crate::session::types::StackTypes;
 use crate::target::tracer::Tracer;
 
@@ -59,8 +60,10 @@ struct Standing {
 struct PassedOn {
     /// Names.
     types: Option<StackTypes>,
-    /// What was lost.
+    /// What was lost, at the last check that was to be remembered.
     lost: FxHashSet<Identity>,
+    /// What was lost at the last check.
+    sure: FxHashSet<Identity>,
 }
 
 impl Inspector {
@@ -104,6 +107,7 @@ impl Inspector {
             level: question.level,
             hold: question.hold,
             known: question.increased.then_some(&passed_on.lost),
+            sure: &passed_on.sure,
             tracer: self.tracer.as_deref(),
             cancel: &self.cancel,
         };
@@ -119,8 +123,10 @@ impl Inspector {
         let outcome = outcome?;
         passed_on.types = Some(outcome.types);
         if remember {
-            passed_on.lost = outcome.lost;
+            passed_on.lost = outcome.lost.clone();
         }
+        passed_on.sure = outcome.lost;
+        trim::give_back();
         Ok(outcome.report)
     }
 

@@ -35,6 +35,7 @@ use crate::report::model::{Check, Class, Level, MemoryMeans, Report};
 use crate::report::origin::Origin;
 use crate::session::drain::{Drained, Inquirer};
 use crate::session::types::StackTypes;
+use crate::target::hurry::Hurry;
 use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::{CachedMemory, ProcessMemory};
@@ -55,6 +56,8 @@ const REST: Duration = Duration::from_millis(5);
 const ENDED: &str = "the process ended while it was checked";
 /// After so long the tracer lets a stopped process go on by itself.
 const LONGEST_STOP: Duration = Duration::from_millis(250);
+/// How often it is stopped for one scan at most, where that happens.
+const ATTEMPTS: u32 = 3;
 
 /// A block by what no other has: its address, and the stamp of its allocation.
 pub type Identity = (u64, u64);
@@ -103,6 +106,8 @@ pub struct LiveOrder<'a> {
     pub hold: Duration,
     /// What the last check found lost, where only what is new is wanted.
     pub known: Option<&'a FxHashSet<Identity>>,
+    /// What was lost at the last check, and so still is: unless a scan finds otherwise, nobody looks for it again and again.
+    pub sure: &'a FxHashSet<Identity>,
     /// Who stops the process; `None`: nobody can.
     pub tracer: Option<&'a Tracer>,
     /// Set to end the check early.
@@ -138,30 +143,6 @@ struct Stop {
     all_stopped: bool,
 }
 
-/// The calling thread goes before others while this lives, where that is allowed: a process stands still meanwhile.
-struct Hurry {
-    before: Option<i32>,
-}
-
-impl Hurry {
-    const NICE: i32 = -10;
-
-    fn begin() -> Self {
-        // Of the calling thread, whatever the name says (setpriority(2), "C library/kernel differences").
-        let before = rustix::process::getpriority_process(None).ok();
-        let before = before.filter(|_| rustix::process::setpriority_process(None, Self::NICE).is_ok());
-        Self { before }
-    }
-}
-
-impl Drop for Hurry {
-    fn drop(&mut self) {
-        if let Some(before) = self.before {
-            let _ = rustix::process::setpriority_process(None, before);
-        }
-    }
-}
-
 /// What no scan reached so far, and whether it is an object of FFmpeg's; `None` before the first scan.
 #[derive(Default)]
 struct Suspects(Option<FxHashMap<Identity, bool>>);
@@ -194,9 +175,9 @@ impl Suspects {
         self.0.iter_mut().for_each(|known| known.retain(|block, _| wanted(block)));
     }
 
-    /// How many of them are objects.
-    fn objects(&self) -> usize {
-        self.0.iter().flatten().filter(|suspect| *suspect.1).count()
+    /// How many of them are objects of which no earlier check was sure.
+    fn objects(&self, sure: &FxHashSet<Identity>) -> usize {
+        self.0.iter().flatten().filter(|(block, is_object)| **is_object && !sure.contains(*block)).count()
     }
 }
 
@@ -273,7 +254,7 @@ impl Checker<'_> {
     fn decide(&mut self, mut types: StackTypes) -> Result<Scan, String> {
         let mut stop = 1;
         loop {
-            let before = self.suspects.objects();
+            let before = self.suspects.objects(self.order.sure);
             let scan = self.scan(types, true)?;
             self.suspects.keep(&scan);
             self.look(&scan)?;
@@ -281,7 +262,7 @@ impl Checker<'_> {
             // What is left out has to be reached by a scan, with all that it leads to.
             let complete = stop > 1 || !self.leave_out(&scan);
             // What the first stop cleared was on stacks; what a later one clears was on its way somewhere.
-            let now = self.suspects.objects();
+            let now = self.suspects.objects(self.order.sure);
             let settled = now == 0 || stop > 1 && now == before || self.order.tracer.is_none();
             if complete && (settled || stop == STOPS) {
                 return Ok(scan);
@@ -302,7 +283,7 @@ impl Checker<'_> {
         let holders: Vec<reach::Block> =
             scan.blocks.iter().zip(&scan.list).filter(is_holder).map(|(_, searched)| *searched).collect();
         for _ in 0..LOOKS {
-            if self.suspects.objects() == 0 {
+            if self.suspects.objects(self.order.sure) == 0 {
                 break;
             }
             std::thread::sleep(BETWEEN_LOOKS);
@@ -368,8 +349,7 @@ impl Checker<'_> {
         let mut drained = photograph.develop(subject.inquirer.segment().clone(), types);
         self.since.get_or_insert(drained.now);
         let tid = threads::live_thread(subject.pid).ok_or(ENDED)?;
-        let read_maps = || maps::read_maps(tid).map_err(|_| ENDED.to_string());
-        let mut maps = read_maps()?;
+        let mut maps = maps::read_maps(tid).map_err(|_| ENDED.to_string())?;
         let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
         drained.live.returned.forget_unmapped(&mapped);
         let missed = has_missed(&mut drained);
@@ -381,23 +361,8 @@ impl Checker<'_> {
             None => None,
             Some(tracer) => {
                 let touched = Touched::read(tid, &maps, &roots::own_memory(&drained, &maps));
-                let mut ranges = copy::all_if_little(&list, &touched);
-                let _hurry = Hurry::begin();
-                let mut paused = tracer.pause(subject.pid, LONGEST_STOP).map_err(|error| error.to_string())?;
-                let threads = std::mem::take(&mut paused.threads);
-                let is_known = |sp: u64| maps::find(&maps, sp).is_some_and(|mapping| mapping.writable);
-                if !threads.iter().all(|thread| is_known(thread.stack_pointer)) {
-                    // A thread is new, or a stack has grown.
-                    maps = read_maps()?;
-                }
-                ranges.extend(roots::stacks_in_use(&threads, &maps, &list, process));
-                let copy = Snapshot::take(process, ranges, u64::MAX).ok_or("no memory for a copy of the stacks")?;
-                let all_stopped = paused.all_stopped;
-                let stopped = paused.resume();
-                if stopped.is_zero() {
-                    return Err("the process could not be read in the time for which it may stand still".into());
-                }
-                Some(Stop { threads, copy, stopped, all_stopped })
+                let little = copy::all_if_little(&list, &touched);
+                Some(self.stand_still(tracer, tid, &mut maps, &list, &little)?)
             }
         };
         let threads = stopped.as_ref().map_or(&[][..], |stop| &stop.threads);
@@ -434,6 +399,40 @@ impl Checker<'_> {
         let all_stopped = stopped.as_ref().is_none_or(|stop| stop.all_stopped);
         let stopped = stopped.map_or(Duration::ZERO, |stop| stop.stopped);
         Ok(Scan { drained, list, maps, blocks, looked, stopped, all_stopped })
+    }
+
+    /// Stops the process, and copies its stacks as far as they are in use, and what is in `little`. On a machine that is so busy that the tracer
+    /// lets the process go on before that is done, it is tried again.
+    fn stand_still(
+        &mut self,
+        tracer: &Tracer,
+        tid: i32,
+        maps: &mut Vec<Mapping>,
+        list: &[reach::Block],
+        little: &[TargetRange],
+    ) -> Result<Stop, String> {
+        let (pid, process) = (self.subject.pid, ProcessMemory::new(tid));
+        for _ in 0..ATTEMPTS {
+            let _hurry = Hurry::begin();
+            let mut paused = tracer.pause(pid, LONGEST_STOP).map_err(|error| error.to_string())?;
+            let threads = std::mem::take(&mut paused.threads);
+            let is_known = |sp: u64| maps::find(maps, sp).is_some_and(|mapping| mapping.writable);
+            if !threads.iter().all(|thread| is_known(thread.stack_pointer)) {
+                // A thread is new, or a stack has grown.
+                *maps = maps::read_maps(tid).map_err(|_| ENDED.to_string())?;
+            }
+            let mut ranges = little.to_vec();
+            ranges.extend(roots::stacks_in_use(&threads, maps, list, &process));
+            let copy = Snapshot::take(&process, ranges, u64::MAX).ok_or("no memory for a copy of the stacks")?;
+            let all_stopped = paused.all_stopped;
+            let stopped = paused.resume();
+            if !stopped.is_zero() {
+                return Ok(Stop { threads, copy, stopped, all_stopped });
+            }
+            self.stopped += LONGEST_STOP;
+            std::thread::sleep(REST);
+        }
+        Err("the process could not be read in the time for which it may stand still".into())
     }
 
     /// What the last look cleared, and what was freed between the photograph and the stop: it had lost its pointers by then.

@@ -4,7 +4,8 @@
 //! [`alert`] what is said · [`deliver`] to whom · [`rounds`] the thread that checks.
 //!
 //! A group of reports (an allocation stack, and a class) is what a series is kept of. It is alerted of once, and again when it has become
-//! twice as bad: an operator who knows of a leak need not hear of it each minute.
+//! twice as bad: an operator who knows of a leak need not hear of it each minute. Each threshold is told of where it is passed, though: that
+//! something grows, as was told before, is not what whoever waits for a threshold waits for.
 
 pub mod alert;
 pub mod deliver;
@@ -35,10 +36,12 @@ const PROCESS: &str = "process";
 const GOROUTINES: &str = "goroutines";
 
 /// How bad something was when it was alerted of.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Told {
     count: u64,
     pinned_bytes: u64,
+    /// For what, so far.
+    reasons: Vec<Reason>,
 }
 
 /// What outlives the analyzer.
@@ -112,7 +115,7 @@ impl Monitor {
         for group in &report.groups {
             let reasons = self.reasons(group, report, parts_count);
             let now = sample(group, report);
-            if reasons.is_empty() || findings.len() == MOST_ALERTS || !self.tell(&group.id, now) {
+            if reasons.is_empty() || findings.len() == MOST_ALERTS || !self.tell(&group.id, now, &reasons) {
                 continue;
             }
             let about = About { id: group.id.clone(), object: group.object.clone(), class: Some(group.class) };
@@ -127,7 +130,7 @@ impl Monitor {
             && self.settings.growth.is_some_and(|least| growth.per_hour >= least as f64)
         {
             let now = self.state.goroutines.last().copied().unwrap_or_default();
-            if self.tell(GOROUTINES, now) {
+            if self.tell(GOROUTINES, now, &[Reason::Growth]) {
                 let about = About { id: GOROUTINES.into(), object: "goroutine".into(), class: None };
                 findings.push((vec![Reason::Growth], Some(about), format!("{count} goroutines"), now));
             }
@@ -151,14 +154,17 @@ impl Monitor {
         self.state.dropped = report.observed.events_dropped;
         self.state.groups.values_mut().for_each(Series::begin_anew);
         self.state.times.clear();
-        let told = |group: &Group| (group.id.clone(), Told { count: frames(group), pinned_bytes: group.pinned_bytes });
+        let told = |group: &Group| {
+            (group.id.clone(), Told { count: frames(group), pinned_bytes: group.pinned_bytes, ..Told::default() })
+        };
         self.state.doubtful = report.groups.iter().filter(|group| group.leak).map(told).collect();
     }
 
     /// Frames and pinned bytes of a group that cannot be put down to events that were lost.
     fn certain(&self, group: &Group) -> (u64, u64) {
-        let doubtful = self.state.doubtful.get(&group.id).copied().unwrap_or(Told { count: 0, pinned_bytes: 0 });
-        (frames(group).saturating_sub(doubtful.count), group.pinned_bytes.saturating_sub(doubtful.pinned_bytes))
+        let doubtful = self.state.doubtful.get(&group.id);
+        let (count, bytes) = doubtful.map_or((0, 0), |doubtful| (doubtful.count, doubtful.pinned_bytes));
+        (frames(group).saturating_sub(count), group.pinned_bytes.saturating_sub(bytes))
     }
 
     /// Adds this check to each series.
@@ -221,19 +227,24 @@ impl Monitor {
         reasons.extend(self.settings.frames.filter(|&least| count >= least).map(|_| Reason::Frames));
         reasons.extend(self.settings.bytes.filter(|&least| pinned_bytes >= least).map(|_| Reason::Bytes));
         let now = Sample { at_s: report.target.duration_s, count, pinned_bytes, ..Sample::default() };
-        (!reasons.is_empty() && self.tell(PROCESS, now)).then_some((reasons, now))
+        (!reasons.is_empty() && self.tell(PROCESS, now, &reasons)).then_some((reasons, now))
     }
 
-    /// Whether this is to be told: it never was, or is notably worse by now.
-    fn tell(&mut self, id: &str, now: Sample) -> bool {
+    /// Whether this is to be told: it never was, is notably worse by now, or has passed another threshold.
+    fn tell(&mut self, id: &str, now: Sample, reasons: &[Reason]) -> bool {
         let worse = |told: &Told| {
             now.count >= told.count.saturating_mul(NOTABLY)
                 || told.pinned_bytes > 0 && now.pinned_bytes >= told.pinned_bytes.saturating_mul(NOTABLY)
+                || reasons.iter().any(|reason| *reason != Reason::Growth && !told.reasons.contains(reason))
         };
         let known = self.state.told.get(id);
         let tell = known.map_or(self.state.told.len() < MOST_REMEMBERED, worse);
         if tell {
-            self.state.told.insert(id.into(), Told { count: now.count.max(1), pinned_bytes: now.pinned_bytes });
+            let told = self.state.told.entry(id.into()).or_default();
+            (told.count, told.pinned_bytes) = (now.count.max(1), now.pinned_bytes);
+            told.reasons.extend(reasons);
+            told.reasons.sort_unstable();
+            told.reasons.dedup();
         }
         tell
     }

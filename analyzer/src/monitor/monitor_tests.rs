@@ -99,6 +99,18 @@ fn growth_is_told_with_its_slope_and_significance() {
 }
 
 /// A frame's refs and buffers grow with it, and are no second leak; where only refs grow it is they.
+/// A leak that was told of because it grows passes the threshold of frames all the same, and is told of then, once.
+#[test]
+fn growth_that_was_told_of_silences_no_threshold() {
+    let mut monitor = Monitor::new(settings(Some(10), None, Some(1)), None);
+    let mut told = Vec::new();
+    for check in 1..=13 {
+        told.extend(monitor.checked(&report(check, &[("a", u64::from(check).min(11))])));
+    }
+    let counts: Vec<(u64, &[Reason])> = told.iter().map(|alert| (alert.count, &alert.reasons[..])).collect();
+    assert_eq!(counts, [(8, &[Reason::Growth][..]), (10, &[Reason::Frames, Reason::Growth][..])]);
+}
+
 #[test]
 fn parts_are_told_of_only_by_themselves() {
     for (with_frames, expected) in [(true, vec!["frames"]), (false, vec!["refs"])] {

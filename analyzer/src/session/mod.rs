@@ -3,6 +3,7 @@
 //! * [`server`]: the socket where processes register. * [`segment`]: reading a segment without trusting it.
 //! * [`types`]: what each stack makes. * [`drain`]: the thread. * [`clock`]: stamps to seconds.
 //! * [`timeline`]: what was alive over the run. * [`vault`]: all that, kept for an analyzer that comes in place of one that was killed.
+//! * [`trim`]: what a check needed goes back to the system.
 
 pub mod clock;
 pub mod drain;
@@ -10,5 +11,6 @@ pub mod origin;
 pub mod segment;
 pub mod server;
 pub mod timeline;
+pub mod trim;
 pub mod types;
 pub mod vault;

@@ -33,8 +33,8 @@ pub(super) enum Command {
 pub(super) enum Message {
     /// The answer to `Seize`.
     Seized { id: u64, failure: Option<SeizeFailure> },
-    /// One stopped thread of a process whose `Ending` or `Paused` follows.
-    Thread { pid: i32, thread: Registers },
+    /// Stopped threads of a process whose `Ending` or `Paused` follows: as many as fit, for each message wakes its reader.
+    Threads { pid: i32, threads: Vec<Registers> },
     /// See [`super::TracerEvent::Ending`].
     Ending { pid: i32, ended: Ended, all_stopped: bool },
     /// See [`super::TracerEvent::Exec`].
@@ -82,6 +82,34 @@ pub(super) struct Registers {
     vector_words: Vec<u64>,
 }
 
+impl Registers {
+    /// As many bytes of JSON at most.
+    fn most_bytes(&self) -> usize {
+        const NUMBER: usize = "18446744073709551615,".len();
+        const NAMES: usize = 128;
+        NAMES + NUMBER * (self.values.len() + self.vector_words.len())
+    }
+}
+
+/// These threads in messages that each fit a packet.
+pub(super) fn of_threads(pid: i32, threads: impl Iterator<Item = Registers>) -> Vec<Message> {
+    const MOST: usize = LONGEST - 128;
+    let (mut messages, mut together, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for thread in threads {
+        let more = thread.most_bytes();
+        if bytes + more > MOST && !together.is_empty() {
+            messages.push(Message::Threads { pid, threads: std::mem::take(&mut together) });
+            bytes = 0;
+        }
+        bytes += more;
+        together.push(thread);
+    }
+    if !together.is_empty() {
+        messages.push(Message::Threads { pid, threads: together });
+    }
+    messages
+}
+
 impl From<ThreadState> for Registers {
     fn from(state: ThreadState) -> Self {
         let values = state.registers.iter().map(|&(_, value)| value).collect();
@@ -101,14 +129,23 @@ mod tests {
     use crate::target::threads::REGISTER_NAMES;
 
     #[test]
-    fn the_longest_thread_fits_a_packet() {
+    fn the_longest_threads_fit_packets() {
         // 16 KiB of vector state, every word a pointer of the greatest length.
-        let state =
-            ThreadState::from_values(i32::MAX, 1 << 55, &[u64::MAX; REGISTER_NAMES.len()], vec![(1 << 56) - 1; 2048]);
-        let message = Message::Thread { pid: i32::MAX, thread: state.clone().into() };
-        let bytes = serde_json::to_vec(&message).unwrap();
-        assert!(bytes.len() < LONGEST, "{}", bytes.len());
-        let Message::Thread { thread, .. } = serde_json::from_slice(&bytes).unwrap() else { panic!() };
-        assert_eq!(ThreadState::from(thread), state);
+        let longest =
+            ThreadState::from_values(i32::MAX, u64::MAX, &[u64::MAX; REGISTER_NAMES.len()], vec![(1 << 56) - 1; 2048]);
+        let short = ThreadState::from_values(i32::MAX, u64::MAX, &[u64::MAX; REGISTER_NAMES.len()], vec![u64::MAX; 3]);
+        let mut all = vec![short; 1000];
+        (all[0], all[500]) = (longest.clone(), longest);
+        let messages = of_threads(i32::MAX, all.iter().cloned().map(Registers::from));
+        assert!(messages.len() < 20, "{}", messages.len());
+        let mut read: Vec<ThreadState> = Vec::new();
+        for message in &messages {
+            let bytes = serde_json::to_vec(message).unwrap();
+            assert!(bytes.len() < LONGEST, "{}", bytes.len());
+            let Message::Threads { threads, .. } = serde_json::from_slice(&bytes).unwrap() else { panic!() };
+            read.extend(threads.into_iter().map(ThreadState::from));
+        }
+        assert_eq!(read, all);
+        assert!(of_threads(1, std::iter::empty()).is_empty());
     }
 }

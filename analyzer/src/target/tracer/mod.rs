@@ -33,6 +33,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use self::message::{Command, LONGEST, Message, SeizeFailure};
+use super::hurry::Hurry;
 use super::threads::ThreadState;
 use crate::report::model::Ended;
 
@@ -459,6 +460,8 @@ fn say(socket: &OwnedFd, command: &Command) -> Result<(), TraceError> {
 }
 
 fn read_messages(shared: &Shared, events: &Sender<TracerEvent>, tells_all_told: bool) {
+    // Stopped targets wait for what is read here, and it is little.
+    let _hurry = Hurry::begin();
     let mut gathered: HashMap<i32, Vec<ThreadState>> = HashMap::new();
     let mut buffer = vec![0; LONGEST];
     let mut for_us = false;
@@ -499,8 +502,8 @@ fn read_messages(shared: &Shared, events: &Sender<TracerEvent>, tells_all_told: 
                 answer(id, Answer::Resumed(Duration::from_micros(stopped_us)));
                 continue;
             }
-            Message::Thread { pid, thread } => {
-                gathered.entry(pid).or_default().push(thread.into());
+            Message::Threads { pid, threads } => {
+                gathered.entry(pid).or_default().extend(threads.into_iter().map(ThreadState::from));
                 continue;
             }
             Message::Ending { pid, ended, all_stopped } => {

@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::message::{Message, SeizeFailure};
+use super::message::{self, Message, SeizeFailure};
 use super::ptrace::{self, Report};
 use crate::report::model::Ended;
 use crate::target::threads::{self, Stat, ThreadState};
@@ -358,6 +358,8 @@ impl Process {
                     self.leave();
                 }
             }
+            // Their stops are on their way, and each comes by itself: to ask how they are would cost more than it takes to stop them.
+            Phase::Pausing { since, .. } if now < since + STOPPING && self.running().next().is_some() => {}
             Phase::Pausing { id, since, longest } => {
                 let missing = self.missing_if_any();
                 let all_stopped = missing.is_empty();
@@ -418,11 +420,9 @@ impl Process {
     }
 
     fn tell_registers(&self, out: &mut Vec<Message>) {
-        for (&tid, _) in self.threads.iter().filter(|(_, thread)| **thread != Thread::Running) {
-            if let Ok(state) = ThreadState::capture(tid) {
-                out.push(Message::Thread { pid: self.pid, thread: state.into() });
-            }
-        }
+        let stopped = self.threads.iter().filter(|(_, thread)| **thread != Thread::Running);
+        let captured = stopped.filter_map(|(&tid, _)| ThreadState::capture(tid).ok());
+        out.extend(message::of_threads(self.pid, captured.map(Into::into)));
     }
 
     fn report(&mut self, ended: Ended, all_stopped: bool, until: Instant, out: &mut Vec<Message>) {
