@@ -4,6 +4,7 @@
 
 pub(crate) mod brief;
 pub mod ci;
+pub(crate) mod columns;
 pub mod csv;
 pub mod diff;
 pub mod errno;
