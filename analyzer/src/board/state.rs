@@ -1,97 +1,132 @@
-//! `/state.json`: what the page shows, bounded. It is the page's own and may change with it; programs read `/report.json`.
+//! How a process stands, bounded: what the page at `/` and `avleak top` show. It may change with them; programs read reports.
 
 use std::sync::{Arc, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::board::Watched;
+use super::Watched;
+use super::living::{self, Living};
 use crate::render::brief;
-use crate::report::model::{Check, Group, Totals, Verdict};
-use crate::report::timeline::{Sample, Span};
+use crate::render::columns::Columns;
+use crate::report::model::{Check, Class, Group, Totals, Verdict};
 use crate::session::drain::Numbers;
 
-/// Groups of a process that the page lists.
+/// Groups of a process that are listed.
 const MOST_GROUPS: usize = 300;
 
+/// All processes, for the page.
 #[derive(Serialize)]
 struct State {
     avleak: &'static str,
     processes: Vec<Process>,
 }
 
-#[derive(Serialize)]
-struct Process {
-    pid: i32,
-    process: String,
-    numbers: Option<Numbers>,
-    line: Option<Line>,
-    checks: u64,
-    failed: u64,
-    stopped_ms: f64,
-    alerts: Option<u64>,
-    last: Option<Last>,
-}
-
-/// The timeline as the charts take it.
-#[derive(Serialize)]
-struct Line {
-    dt: f64,
-    frames: [Vec<u64>; 3],
-    blocks: [Vec<u64>; 3],
-    payload: [Vec<u64>; 3],
-    allocs: Vec<u64>,
-    frees: Vec<u64>,
-    peaks: [Option<()>; 2],
+/// One process.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// File name of its executable.
+    pub process: String,
+    /// What is alive; `None` where it ended.
+    pub numbers: Option<Numbers>,
+    /// What was alive since arming.
+    pub line: Option<Columns>,
+    /// Checks that were begun.
+    pub checks: u64,
+    /// Those that came to nothing.
+    pub failed: u64,
+    /// For how long they made the process stand still.
+    pub stopped_ms: f64,
+    /// One is under way.
+    pub checking: bool,
+    /// Alerts so far, where it is monitored.
+    pub alerts: Option<u64>,
+    /// The last check that was kept.
+    pub last: Option<Last>,
+    /// What is alive by stack. Only told where it is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub living: Vec<Living>,
+    /// `living` is all that is alive, not the most numerous only.
+    #[serde(default)]
+    pub living_is_all: bool,
 }
 
 /// The last check.
-#[derive(Serialize)]
-struct Last {
-    verdict: Verdict,
-    reason: String,
-    finding: String,
-    leaks: Totals,
-    check: Check,
-    goroutines: Option<u64>,
-    groups: Vec<Row>,
-    more_groups: usize,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Last {
+    /// What it found.
+    pub verdict: Verdict,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// The same in a few words.
+    pub finding: String,
+    /// What the verdict counts.
+    pub leaks: Totals,
+    /// How the check went.
+    pub check: Check,
+    /// Of a Go program.
+    pub goroutines: Option<u64>,
+    /// The first groups, in the order of reports.
+    pub groups: Vec<Row>,
+    /// How many there are beyond.
+    pub more_groups: usize,
 }
 
-#[derive(Serialize)]
-struct Row {
-    id: String,
-    object: String,
-    class: &'static str,
-    leak: bool,
-    count: u64,
-    pinned: u64,
-    age: [f64; 2],
-    place: String,
+/// A group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// As in reports.
+    pub id: String,
+    /// What stands for its stack, see [`living::key`].
+    pub key: String,
+    /// C type of its objects.
+    pub object: String,
+    /// Its class in words.
+    pub class: String,
+    /// The verdict counts it.
+    pub leak: bool,
+    /// It is lost: definitely, indirectly or possibly.
+    pub lost: bool,
+    /// Objects.
+    pub count: u64,
+    /// Bytes that they pin.
+    pub pinned: u64,
+    /// Age of the youngest and of the oldest, seconds.
+    pub age: [f64; 2],
+    /// The frame to blame.
+    pub place: String,
     /// Counts of the last checks, where it is monitored.
-    series: Vec<u64>,
+    pub series: Vec<u64>,
     /// Objects an hour, where that is significant.
-    growth: Option<f64>,
+    pub growth: Option<f64>,
 }
 
-/// The state of all processes.
+/// The state of all processes as JSON.
 pub fn json(processes: &[Arc<Watched>]) -> Vec<u8> {
-    let state =
-        State { avleak: env!("CARGO_PKG_VERSION"), processes: processes.iter().map(|one| process(one)).collect() };
+    let state = State { avleak: env!("CARGO_PKG_VERSION"), processes: processes.iter().map(|one| of(one)).collect() };
     // It has no maps, and no serializer that fails.
     serde_json::to_vec(&state).unwrap_or_default()
 }
 
-fn process(watched: &Watched) -> Process {
+/// How one stands, with what is alive by stack. It is not checked for that, nor stopped, nor read.
+pub fn with_living(watched: &Watched) -> Process {
+    let (living, living_is_all) = living::of(watched).unwrap_or_default();
+    Process { living, living_is_all, ..of(watched) }
+}
+
+fn of(watched: &Watched) -> Process {
     let tally = watched.inspector.tally();
-    let history = watched.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let monitor = watched.monitor.as_ref().map(|monitor| monitor.lock().unwrap_or_else(PoisonError::into_inner));
     let row = |group: &Group| {
         let series = monitor.as_ref().and_then(|monitor| monitor.series(&group.id));
         Row {
             id: group.id.clone(),
+            key: living::key(&group.stack),
             object: group.object.clone(),
-            class: group.class.phrase(),
+            class: group.class.phrase().into(),
             leak: group.leak,
+            lost: !matches!(group.class, Class::StillReachable | Class::Unclassified),
             count: group.count,
             pinned: group.pinned_bytes,
             age: [group.age_min_s, group.age_max_s],
@@ -111,31 +146,20 @@ fn process(watched: &Watched) -> Process {
         more_groups: report.groups.len().saturating_sub(MOST_GROUPS),
     });
     let alerts = monitor.as_ref().map(|monitor| monitor.alerts());
+    drop(monitor);
+    let line = watched.inspector.timeline().filter(|(_, samples)| !samples.is_empty());
     Process {
         pid: watched.pid(),
         process: brief::clean(&watched.process),
         numbers: watched.inspector.numbers(),
-        line: history.samples().map(|(dt, samples)| line(dt, samples)),
+        line: line.map(|(dt, samples)| Columns::of(dt, &samples)),
         checks: tally.checks,
         failed: tally.failed,
         stopped_ms: tally.stopped_s * 1e3,
+        checking: watched.inspector.is_checking(),
         alerts,
         last,
-    }
-}
-
-fn line(dt: f64, samples: &[Sample]) -> Line {
-    let spans = |of: fn(&Sample) -> Span| {
-        let column = |part: fn(Span) -> u64| samples.iter().map(|sample| part(of(sample))).collect();
-        [column(|span| span.min), column(|span| span.max), column(|span| span.last)]
-    };
-    Line {
-        dt,
-        frames: spans(|sample| sample.frames),
-        blocks: spans(|sample| sample.blocks),
-        payload: spans(|sample| sample.payload_bytes),
-        allocs: samples.iter().map(|sample| sample.allocations).collect(),
-        frees: samples.iter().map(|sample| sample.frees).collect(),
-        peaks: [None, None],
+        living: Vec::new(),
+        living_is_all: false,
     }
 }

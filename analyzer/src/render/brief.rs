@@ -39,9 +39,14 @@ pub(super) fn what(group: &Group) -> String {
 
 /// The frame to blame: the program's innermost one, else FFmpeg's outermost, else the outermost.
 pub(crate) fn blamed(group: &Group) -> Option<&Frame> {
-    stack::own_frame(&group.stack)
-        .or_else(|| group.stack.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
-        .or(group.stack.last())
+    blamed_of(&group.stack)
+}
+
+/// As [`blamed`], of a stack.
+pub(crate) fn blamed_of(stack: &[Frame]) -> Option<&Frame> {
+    stack::own_frame(stack)
+        .or_else(|| stack.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
+        .or(stack.last())
 }
 
 /// `decode_one (src/decode.c:88)`.
