@@ -8,6 +8,7 @@
 //! through a trait and `render` sees only the report model.
 
 pub mod address;
+pub mod board;
 pub mod check;
 pub mod cli;
 pub mod fleet;

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
 use super::live::{self, Identity, LiveOrder, LiveSubject};
-use crate::report::model::{Level, Report};
+use super::stacks;
+use crate::live::Made;
+use crate::report::model::{Frame, Level, Report};
+use crate::report::timeline::Sample;
 use crate::session::drain::Numbers;
 use crate::session::server::Session;
 use crate::session::trim;
@@ -51,6 +54,8 @@ pub struct Tally {
 #[derive(Default)]
 struct Standing {
     tally: Tally,
+    /// A check is under way.
+    checking: bool,
     /// The highest numbers that were told.
     told: Numbers,
     last: Option<Arc<Report>>,
@@ -111,9 +116,11 @@ impl Inspector {
             tracer: self.tracer.as_deref(),
             cancel: &self.cancel,
         };
+        self.standing().checking = true;
         let outcome = live::run(&self.subject, types, &order);
         {
             let mut standing = self.standing();
+            standing.checking = false;
             standing.tally.checks += 1;
             match &outcome {
                 Ok(outcome) => standing.tally.stopped_s += outcome.report.check.stopped_ms / 1e3,
@@ -137,6 +144,35 @@ impl Inspector {
     /// How the checks went so far, by whomever they were asked for.
     pub fn tally(&self) -> Tally {
         self.standing().tally
+    }
+
+    /// A check is under way, whoever asked for it.
+    pub fn is_checking(&self) -> bool {
+        self.standing().checking
+    }
+
+    /// What was alive over the run so far: seconds that a sample covers, and the samples; `None` where it ended.
+    pub fn timeline(&self) -> Option<(f64, Vec<Sample>)> {
+        self.subject.inquirer.timeline()
+    }
+
+    /// Frames and payload that are alive now, by allocation stack; `None` where it ended.
+    pub fn made(&self) -> Option<Vec<Made>> {
+        self.subject.inquirer.made()
+    }
+
+    /// The named frames of these stacks; `None` while somebody else has the names, a check above all: nobody waits for that.
+    pub fn names(&self, stacks: &[u32]) -> Option<Vec<Vec<Frame>>> {
+        let mut passed_on = match self.passed_on.try_lock() {
+            Ok(passed_on) => passed_on,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let segment = self.subject.inquirer.segment();
+        let fresh = || StackTypes::new(segment.clone(), self.exe.clone(), self.root.as_deref());
+        let types = passed_on.types.get_or_insert_with(fresh);
+        types.learn_modules();
+        Some(stacks.iter().map(|&stack| stacks::named(segment, types, stack)).collect())
     }
 
     /// Keeps the report of a whole check, as it was judged, for whoever wants to see the last one.

@@ -6,6 +6,8 @@ use rustc_hash::FxHashMap;
 
 use crate::report::model::Frame;
 use crate::session::drain::Drained;
+use crate::session::segment::Segment;
+use crate::session::types::StackTypes;
 use crate::symbols::StableHasher;
 
 /// Deepest stack in a report; frames beyond are cut at the outer end.
@@ -25,6 +27,21 @@ pub struct StackKey {
     pub hash: u64,
     /// Of each frame, innermost first, libavleak.so's own left out.
     pub frames: Vec<u64>,
+}
+
+/// The frames of stack `id` with their names, innermost first.
+pub fn named(segment: &Segment, types: &mut StackTypes, id: u32) -> Vec<Frame> {
+    let symbolizer = &mut types.symbolizer;
+    let mut frames: Vec<Frame> = Vec::new();
+    for (module, pc) in segment.stack(id) {
+        if !symbolizer.is_own_frame(module) {
+            frames.extend(symbolizer.frames(module, pc).iter().cloned());
+        }
+        if frames.len() >= SHOWN {
+            break;
+        }
+    }
+    frames
 }
 
 impl<'a> Stacks<'a> {
@@ -67,17 +84,7 @@ impl<'a> Stacks<'a> {
         if let Some(known) = self.named.get(&hash) {
             return known.clone();
         }
-        let symbolizer = &mut self.drained.types.symbolizer;
-        let mut frames: Vec<Frame> = Vec::new();
-        for (module, pc) in self.drained.segment.stack(id) {
-            if !symbolizer.is_own_frame(module) {
-                frames.extend(symbolizer.frames(module, pc).iter().cloned());
-            }
-            if frames.len() >= SHOWN {
-                break;
-            }
-        }
-        let frames: Arc<[Frame]> = frames.into();
+        let frames: Arc<[Frame]> = named(&self.drained.segment, &mut self.drained.types, id).into();
         self.named.insert(hash, frames.clone());
         frames
     }

@@ -14,7 +14,8 @@ use rustix::net::SocketType;
 
 use super::gate_options::GateOptions;
 use super::watch::{Note, Noted, Told, Watch};
-use crate::http::{self, board::Board};
+use crate::board::Board;
+use crate::http;
 use crate::keeper::message::{self, FromAnalyzer, ToAnalyzer};
 use crate::report::model::Report;
 use crate::report::verdict::EXIT_AVLEAK;

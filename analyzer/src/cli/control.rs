@@ -1,4 +1,4 @@
-//! The door of a process under watch: a socket at which anybody who may can ask for a check of it while it lives.
+//! The door of a process under watch: a socket at which anybody who may can ask for a check of it, or how it stands, while it lives.
 //!
 //! An abstract unix socket named after the process (`@avleak-of-PID`), one JSON line each way. Who asks must be root or the analyzer's own
 //! user; who is asked must be root, the asker's user, or the process's.
@@ -12,7 +12,8 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
-use crate::report::model::{Level, Report};
+use crate::board::state::Process;
+use crate::report::model::{Group, Level, Report};
 
 /// The names of all doors begin so.
 const PREFIX: &str = "avleak-of-";
@@ -27,7 +28,37 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(300);
 /// The line by which an analyzer says that it has understood.
 const UNDERSTOOD: &str = "understood\n";
 
-/// What is asked for.
+/// What is asked for. A check as the first version asked for one, so that a new `avleak check` can ask an old analyzer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Request {
+    /// A check of one's own.
+    Check(Question),
+    /// For `avleak top`.
+    Look {
+        /// At what.
+        look: Look,
+    },
+}
+
+/// What `avleak top` asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Look {
+    /// How the process stands: it is neither checked nor stopped for that.
+    State,
+    /// The same after a check, at the level of the watch, which is kept for whoever looks next.
+    Check,
+    /// All that is known of these groups.
+    Groups {
+        /// Of the allocation stack, see [`crate::board::living::key`].
+        key: String,
+        /// C type of the objects.
+        object: String,
+    },
+}
+
+/// A check that is asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
     /// What counts as a leak.
@@ -44,6 +75,15 @@ pub struct Question {
 pub enum Answer {
     /// The report.
     Report(Box<Report>),
+    /// How the process stands.
+    State(Box<Process>),
+    /// Groups, and seconds from arming to when they were so.
+    Groups {
+        /// They.
+        groups: Vec<Group>,
+        /// Seconds.
+        duration_s: f64,
+    },
     /// Why there is none, a line.
     Error(String),
 }
@@ -64,20 +104,24 @@ impl Drop for Door {
 /// Somebody asks.
 #[derive(Debug)]
 pub struct Asked {
-    /// What.
-    pub question: Question,
+    /// For what.
+    pub request: Request,
     /// Where the answer goes.
     connection: UnixStream,
 }
 
 impl Asked {
     /// Answers.
-    pub fn answer(mut self, answer: &Answer) {
-        if let Ok(mut line) = serde_json::to_vec(answer) {
-            line.push(b'\n');
-            // Who asked may have gone.
-            let _ = self.connection.write_all(&line);
-        }
+    pub fn answer(self, answer: &Answer) {
+        send(self.connection, answer);
+    }
+}
+
+fn send(mut connection: UnixStream, answer: &Answer) {
+    if let Ok(mut line) = serde_json::to_vec(answer) {
+        line.push(b'\n');
+        // Who asked may have gone.
+        let _ = connection.write_all(&line);
     }
 }
 
@@ -115,34 +159,65 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
     let _ = connection.set_read_timeout(Some(PATIENCE));
     let _ = connection.set_write_timeout(Some(PATIENCE));
     if peer != 0 && peer != own {
-        let refusal = Asked { question: Question { level: Level::Normal, hold_s: 0.0, increased: false }, connection };
-        refusal.answer(&Answer::Error(format!(
-            "the analyzer of this process runs as user {own}: ask as that user or as root"
-        )));
+        let line = format!("the analyzer of this process runs as user {own}: ask as that user or as root");
+        send(connection, &Answer::Error(line));
         return None;
     }
     let mut line = String::new();
     BufReader::new((&connection).take(LONGEST_QUESTION)).read_line(&mut line).ok()?;
     match serde_json::from_str(&line) {
-        Ok(question) => {
+        Ok(request) => {
             (&connection).write_all(UNDERSTOOD.as_bytes()).ok()?;
-            Some(Asked { question, connection })
+            Some(Asked { request, connection })
         }
         Err(error) => {
-            let question = Question { level: Level::Normal, hold_s: 0.0, increased: false };
             let text =
                 format!("the analyzer did not understand the question ({error}): are both of one version of avleak?");
-            Asked { question, connection }.answer(&Answer::Error(text));
+            send(connection, &Answer::Error(text));
             None
         }
     }
 }
 
-/// Asks about a process.
+/// Asks for a check of a process.
 ///
 /// # Errors
 /// A line: it cannot be asked, or why there is no report.
 pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
+    match request(pid, &Request::Check(question.clone()))? {
+        Answer::Report(report) => Ok(*report),
+        _ => Err(other_answer(pid)),
+    }
+}
+
+/// Asks how a process stands, after a check of it or without.
+///
+/// # Errors
+/// As of [`ask`].
+pub fn state(pid: i32, checked: bool) -> Result<Process, String> {
+    let look = if checked { Look::Check } else { Look::State };
+    match request(pid, &Request::Look { look })? {
+        Answer::State(state) => Ok(*state),
+        _ => Err(other_answer(pid)),
+    }
+}
+
+/// Asks for the groups of `object` whose stack is `key`; with them comes how long after arming they were so, in seconds.
+///
+/// # Errors
+/// As of [`ask`].
+pub fn groups(pid: i32, key: &str, object: &str) -> Result<(Vec<Group>, f64), String> {
+    match request(pid, &Request::Look { look: Look::Groups { key: key.into(), object: object.into() } })? {
+        Answer::Groups { groups, duration_s } => Ok((groups, duration_s)),
+        _ => Err(other_answer(pid)),
+    }
+}
+
+fn other_answer(pid: i32) -> String {
+    format!("the answer about pid {pid} is to another question: are both of one version of avleak?")
+}
+
+fn request(pid: i32, request: &Request) -> Result<Answer, String> {
     let cannot = |error: std::io::Error| format!("cannot ask about pid {pid}: {}", crate::render::errno::name(&error));
     let mut connection =
         address(pid).and_then(|address| UnixStream::connect_addr(&address)).map_err(|_| nobody(pid))?;
@@ -151,7 +226,7 @@ pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
     if peer != 0 && peer != own && owner(pid) != Some(peer) {
         return Err(format!("who answers for pid {pid} is user {peer}, who has nothing to do with it: not asked"));
     }
-    let mut line = serde_json::to_vec(question).map_err(|error| error.to_string())?;
+    let mut line = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     line.push(b'\n');
     let _ = connection.set_write_timeout(Some(NOTICE_PATIENCE));
     let _ = connection.set_read_timeout(Some(NOTICE_PATIENCE));
@@ -173,8 +248,8 @@ pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
         read.map_err(cannot)?;
     }
     match serde_json::from_str(&text) {
-        Ok(Answer::Report(report)) => Ok(*report),
         Ok(Answer::Error(line)) => Err(format!("pid {pid}: {line}")),
+        Ok(answer) => Ok(answer),
         Err(_) if text.is_empty() => Err(format!("pid {pid} ended, or its analyzer did, before there was an answer")),
         Err(error) => {
             Err(format!("the answer about pid {pid} makes no sense ({error}): are both of one version of avleak?"))
@@ -249,13 +324,24 @@ mod tests {
         let expected = question.clone();
         let answering = std::thread::spawn(move || {
             let first: Asked = asked.recv().unwrap();
-            assert_eq!(first.question, expected);
+            assert_eq!(first.request, Request::Check(expected));
             first.answer(&Answer::Report(Box::new(sample::leaking())));
             asked.recv().unwrap().answer(&Answer::Error("busy".into()));
+            let look: Asked = asked.recv().unwrap();
+            assert_eq!(look.request, Request::Look { look: Look::State });
+            look.answer(&Answer::State(Box::new(Process { pid: 812, checks: 3, ..Process::default() })));
+            let groups: Asked = asked.recv().unwrap();
+            let wanted = Look::Groups { key: "0a".into(), object: "AVFrame".into() };
+            assert_eq!(groups.request, Request::Look { look: wanted });
+            groups.answer(&Answer::Groups { groups: vec![sample::plain_group()], duration_s: 2.5 });
+            asked.recv().unwrap().answer(&Answer::Groups { groups: Vec::new(), duration_s: 0.0 });
             asked
         });
         assert_eq!(ask(pid, &question), Ok(sample::leaking()));
         assert_eq!(ask(pid, &question), Err(format!("pid {pid}: busy")));
+        assert_eq!(state(pid, false), Ok(Process { pid: 812, checks: 3, ..Process::default() }));
+        assert_eq!(groups(pid, "0a", "AVFrame"), Ok((vec![sample::plain_group()], 2.5)));
+        assert_eq!(state(pid, true), Err(other_answer(pid)));
         let _asked = answering.join().unwrap();
         drop(door);
         // Its thread may still be on its way out.

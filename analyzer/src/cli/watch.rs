@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::control::{self, Answer, Asked, Door};
+use super::control::{self, Answer, Asked, Door, Look, Request};
+use crate::board::{Board, Posted, Watched, state};
 use crate::check::inspector::{self, Inspector};
 use crate::check::{self, Found, Order, Reach, Subject};
 use crate::gate::apply::Rules;
-use crate::http::board::{Board, Posted, Watched};
 use crate::monitor::Monitor;
 use crate::monitor::deliver::Delivery;
 use crate::monitor::rounds::{self, Rounds};
@@ -36,7 +36,7 @@ pub enum WatchEvent {
         /// Which session: pids come again.
         session: u64,
     },
-    /// Somebody asks for a check of a process that lives.
+    /// Somebody asks about a process that lives.
     Asked {
         /// Which session.
         session: u64,
@@ -89,8 +89,8 @@ pub struct Watch {
 
 struct Known {
     session: Box<Session>,
-    /// Checks it while it lives.
-    inspector: Arc<Inspector>,
+    /// Checks it while it lives, and knows how it stands.
+    watched: Arc<Watched>,
     /// Does so again and again; ended with the session.
     _rounds: Option<Rounds>,
     /// Taken off the board with the session.
@@ -157,15 +157,17 @@ impl Watch {
         let inspector = Arc::new(Inspector::new(&session, self.tracer.clone(), self.cancel.clone()));
         let monitor = self.monitoring.clone().map(|settings| Arc::new(Mutex::new(Monitor::new(settings, left))));
         let rounds = monitor.as_ref().and_then(|monitor| self.start_rounds(number, &inspector, monitor));
-        let posted = self.board.as_ref().map(|board| {
-            let process =
-                session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
-            let (inspector, rules) = (inspector.clone(), self.rules.clone());
-            let (level, checking) = (self.level, AtomicBool::new(false));
-            let history = Mutex::default();
-            board.put_up(number, Watched { process, inspector, monitor, level, rules, checking, history })
+        let watched = Arc::new(Watched {
+            process: session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned()),
+            inspector,
+            monitor,
+            level: self.level,
+            rules: self.rules.clone(),
+            checking: AtomicBool::new(false),
+            names: Mutex::default(),
         });
-        let known = Known { session, inspector, _rounds: rounds, _posted: posted, _door: door };
+        let posted = self.board.as_ref().map(|board| board.put_up(number, watched.clone()));
+        let known = Known { session, watched, _rounds: rounds, _posted: posted, _door: door };
         if let Some(before) = self.sessions.insert(pid, known) {
             // The same process under a new program: the old image is gone.
             self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
@@ -239,7 +241,7 @@ impl Watch {
     pub fn on_watch(&mut self, event: WatchEvent) {
         match event {
             WatchEvent::Checked => self.checking -= 1,
-            WatchEvent::Asked { session, asked } => self.check_living(session, asked),
+            WatchEvent::Asked { session, asked } => self.answer(session, asked),
             WatchEvent::Died { session } => {
                 let pid = self.sessions.iter().find(|(_, known)| known.session.number == session).map(|(&pid, _)| pid);
                 if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
@@ -277,22 +279,14 @@ impl Watch {
     }
 
     /// On a thread of its own.
-    fn check_living(&self, number: u64, asked: Asked) {
+    fn answer(&self, number: u64, asked: Asked) {
         let Some(known) = self.sessions.values().find(|known| known.session.number == number) else {
             return asked.answer(&Answer::Error("it ended".into()));
         };
-        let (inspector, pid) = (known.inspector.clone(), known.session.pid);
+        let (watched, pid) = (known.watched.clone(), known.session.pid);
         let work = move || {
-            let question = inspector::Question {
-                level: asked.question.level,
-                hold: Duration::try_from_secs_f64(asked.question.hold_s).unwrap_or_default(),
-                increased: asked.question.increased,
-            };
-            let answer = match inspector.check(&question, true) {
-                Ok(report) => Answer::Report(Box::new(report)),
-                Err(line) => Answer::Error(line),
-            };
-            asked.answer(&answer);
+            let answer = answer(&watched, &asked.request);
+            asked.answer(&answer.unwrap_or_else(Answer::Error));
         };
         // Where there is no thread whoever asked sees the connection closed.
         let spawned = std::thread::Builder::new().name(format!("live-{pid}")).spawn(work);
@@ -353,6 +347,28 @@ impl Watch {
         if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
             self.checking -= 1;
             self.refusals.push(format!("cannot start a thread to check a process: {error}"));
+        }
+    }
+}
+
+fn answer(watched: &Watched, request: &Request) -> Result<Answer, String> {
+    match request {
+        Request::Check(question) => {
+            let question = inspector::Question {
+                level: question.level,
+                hold: Duration::try_from_secs_f64(question.hold_s).unwrap_or_default(),
+                increased: question.increased,
+            };
+            Ok(Answer::Report(Box::new(watched.inspector.check(&question, true)?)))
+        }
+        Request::Look { look: Look::State } => Ok(Answer::State(Box::new(state::with_living(watched)))),
+        Request::Look { look: Look::Check } => {
+            watched.check()?;
+            Ok(Answer::State(Box::new(state::with_living(watched))))
+        }
+        Request::Look { look: Look::Groups { key, object } } => {
+            let (groups, duration_s) = watched.groups(key, object)?;
+            Ok(Answer::Groups { groups, duration_s })
         }
     }
 }

@@ -72,7 +72,7 @@ function draw() {
   put('bar', bar(process));
   // Who reads a chart has its cursor there.
   const charts = document.getElementById('charts');
-  if (!charts.matches(':hover') && !charts.contains(document.activeElement)) put('charts', timeline(process));
+  if (!charts.matches(':hover') && !charts.contains(document.activeElement)) put('charts', timeline({ ...process, line: process.line && { ...process.line, peaks: [null, null] } }));
   put('groups', groups(report));
 }
 

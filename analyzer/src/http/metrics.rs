@@ -5,7 +5,7 @@
 
 use prometheus::{CounterVec, Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::board::Watched;
+use crate::board::Watched;
 use crate::render::brief;
 use crate::report::model::{Class, ClassTotals, Group, Report};
 

@@ -1,18 +1,16 @@
 //! What the analyzer tells over HTTP: numbers for Prometheus, profiles for pprof, reports, and a page for people.
 //!
-//! [`access`] who may ask · [`connection`] one request, by hyper over a blocking socket · [`board`] the processes · [`routes`] what is
-//! answered · [`metrics`], [`state`], [`page`] some of the answers.
+//! [`access`] who may ask · [`connection`] one request, by hyper over a blocking socket · [`routes`] what is answered, of the processes on
+//! the [`board`](crate::board) · [`metrics`], [`page`] some of the answers.
 //!
 //! The keeper listens, so that connections wait while one analyzer takes the place of another. A scrape neither checks nor stops a
 //! process; only `POST /check` does.
 
 pub mod access;
-pub mod board;
 mod connection;
 mod metrics;
 mod page;
 mod routes;
-mod state;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,7 +22,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::access::Guard;
-use self::board::Board;
+use crate::board::Board;
 
 /// Requests that are answered at the same time; who comes then is sent away.
 const MOST_AT_ONCE: usize = 32;
@@ -75,13 +73,6 @@ pub fn open(wish: &Wish) -> Result<Option<(TcpListener, Service)>, String> {
 /// Where no thread can be started.
 pub fn serve(listener: TcpListener, service: &Service, board: Board) -> std::io::Result<()> {
     let guard = Arc::new(Guard::new(service.address, service.token.as_deref()));
-    let looked_at = board.clone();
-    std::thread::Builder::new().name("http-history".into()).spawn(move || {
-        loop {
-            looked_at.all().iter().for_each(|watched| watched.look());
-            std::thread::sleep(board::EVERY);
-        }
-    })?;
     std::thread::Builder::new().name("http".into()).spawn(move || {
         let busy = Arc::new(AtomicUsize::new(0));
         for socket in listener.incoming() {

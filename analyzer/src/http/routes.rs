@@ -11,8 +11,8 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::access::{Guard, Refusal};
-use super::board::{Board, Watched};
-use super::{metrics, page, state};
+use super::{metrics, page};
+use crate::board::{Board, Watched, state};
 use crate::render::load::AnyReport;
 use crate::render::{json, pprof};
 use crate::report::model::Report;

@@ -1,6 +1,6 @@
 //! A leak group, a process and a report said in a line or a block of plain text: what the machine formats quote.
 
-use super::flow::Page;
+use super::flow::{Line, Page};
 use super::load::AnyReport;
 use super::stack::{self, Whose};
 use super::style::Style;
@@ -39,9 +39,20 @@ pub(super) fn what(group: &Group) -> String {
 
 /// The frame to blame: the program's innermost one, else FFmpeg's outermost, else the outermost.
 pub(crate) fn blamed(group: &Group) -> Option<&Frame> {
-    stack::own_frame(&group.stack)
-        .or_else(|| group.stack.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
-        .or(group.stack.last())
+    blamed_of(&group.stack)
+}
+
+/// As [`blamed`], of a stack.
+pub(crate) fn blamed_of(stack: &[Frame]) -> Option<&Frame> {
+    stack::own_frame(stack)
+        .or_else(|| stack.iter().rev().find(|frame| stack::whose(frame) == Whose::Libav))
+        .or(stack.last())
+}
+
+/// ` ← take ← main`: the program's own functions outside the one to blame, `most` of them; empty where there are none. Where several stacks
+/// go through one function that allocates for others, these tell them apart.
+pub(crate) fn callers(stack: &[Frame], most: usize) -> String {
+    stack::own_frames(stack).skip(1).take(most).map(stack::name).map(|name| format!(" ← {name}")).collect()
 }
 
 /// `decode_one (src/decode.c:88)`.
@@ -64,6 +75,13 @@ pub(super) fn block(number: usize, group: &Group, duration_s: f64) -> String {
     let mut page = Page::new(Style::PLAIN, None);
     group::write(&mut page, number, group, duration_s, false);
     page.finish()
+}
+
+/// The group as lines of at most `width` columns, for whoever paints them itself. `all`: whole stacks.
+pub(crate) fn lines(number: usize, group: &Group, duration_s: f64, width: usize, all: bool) -> Vec<Line> {
+    let mut page = Page::new(Style::PLAIN, Some(width));
+    group::write(&mut page, number, group, duration_s, all);
+    page.into_lines()
 }
 
 /// On one line and without control characters, which no format wants and XML forbids: each becomes U+FFFD, a newline a space.

@@ -17,7 +17,7 @@ struct Span {
 
 /// One line, or a piece of one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Line {
+pub(crate) struct Line {
     spans: Vec<Span>,
 }
 
@@ -51,6 +51,11 @@ impl Line {
         }
     }
 
+    /// Its runs of text, of which none can drive a terminal, and what each is.
+    pub fn pieces(&self) -> impl Iterator<Item = (Role, &str)> {
+        self.spans.iter().map(|span| (span.role, span.text.as_str()))
+    }
+
     /// Characters.
     pub fn width(&self) -> usize {
         self.spans.iter().map(|span| width(&span.text)).sum()
@@ -58,7 +63,7 @@ impl Line {
 }
 
 /// Characters of `text` (wide scripts are counted as narrow: function names and paths rarely hold any).
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.chars().count()
 }
 
@@ -75,7 +80,7 @@ fn clean(text: &str) -> String {
 }
 
 /// `text` in at most `limit` characters, its middle replaced by `…`; the end, which tells paths apart, keeps the larger half.
-pub(super) fn shorten(text: &str, limit: usize) -> String {
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
     let total = width(text);
     if total <= limit {
         return text.to_string();
@@ -90,18 +95,28 @@ pub(super) fn shorten(text: &str, limit: usize) -> String {
 pub(super) struct Page {
     style: Style,
     width: Option<usize>,
-    out: String,
+    lines: Vec<Line>,
 }
 
 impl Page {
     /// `width`: columns of the terminal; `None` where nothing needs to fit, such as a file.
     pub fn new(style: Style, width: Option<usize>) -> Self {
-        Self { style, width: width.map(|w| w.max(NARROWEST)), out: String::new() }
+        Self { style, width: width.map(|w| w.max(NARROWEST)), lines: Vec::new() }
     }
 
-    /// The text so far.
+    /// The text, painted.
     pub fn finish(self) -> String {
-        self.out
+        let mut out = String::new();
+        for line in &self.lines {
+            line.pieces().for_each(|(role, text)| self.style.paint(&mut out, role, text));
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The lines, for whoever paints them itself.
+    pub fn into_lines(self) -> Vec<Line> {
+        self.lines
     }
 
     /// Columns that a row must keep to, if any.
@@ -116,14 +131,13 @@ impl Page {
 
     /// An empty line.
     pub fn blank(&mut self) {
-        self.out.push('\n');
+        self.lines.push(Line::default());
     }
 
     /// A line at `indent`.
     pub fn line(&mut self, indent: usize, line: &Line) {
         self.begin(indent);
         self.put(line);
-        self.out.push('\n');
     }
 
     /// Pieces joined by `separator`, broken between pieces where the width ends; lines after the first start at `next`.
@@ -136,20 +150,18 @@ impl Page {
                 if column + width(separator) + piece.width() > limit {
                     let end = separator.trim_end();
                     if column + width(end) <= limit {
-                        self.style.paint(&mut self.out, Role::Dim, end);
+                        self.put(&Line::of(Role::Dim, end));
                     }
-                    self.out.push('\n');
                     self.begin(next);
                     column = next;
                 } else {
-                    self.style.paint(&mut self.out, Role::Dim, separator);
+                    self.put(&Line::of(Role::Dim, separator));
                     column += width(separator);
                 }
             }
             self.put(piece);
             column += piece.width();
         }
-        self.out.push('\n');
     }
 
     /// Running text, broken between words.
@@ -171,13 +183,14 @@ impl Page {
         self.flow(first, next, " ", &pieces);
     }
 
+    /// A new line.
     fn begin(&mut self, indent: usize) {
-        self.out.extend(std::iter::repeat_n(' ', indent));
+        self.lines.push(Line::of(Role::Plain, " ".repeat(indent)));
     }
 
     fn put(&mut self, line: &Line) {
-        for span in &line.spans {
-            self.style.paint(&mut self.out, span.role, &span.text);
+        if let Some(last) = self.lines.last_mut() {
+            last.spans.extend(line.spans.iter().cloned());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Compares with `testdata/golden/NAME`.
-pub(super) fn golden(name: &str, actual: &str) {
+pub(crate) fn golden(name: &str, actual: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(name);
     if std::env::var_os("AVLEAK_UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, actual).unwrap();

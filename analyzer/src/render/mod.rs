@@ -4,18 +4,19 @@
 
 pub(crate) mod brief;
 pub mod ci;
+pub(crate) mod columns;
 pub mod csv;
 pub mod diff;
 pub mod errno;
 pub mod file;
 pub mod flamegraph;
 pub mod fleet;
-mod flow;
+pub(crate) mod flow;
 pub mod folded;
 pub mod format;
 mod gate;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod goroutines;
 mod group;
 pub mod html;

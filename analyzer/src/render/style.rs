@@ -70,6 +70,11 @@ impl Style {
         Self { colored }
     }
 
+    /// There are colours.
+    pub fn is_colored(self) -> bool {
+        self.colored
+    }
+
     /// Appends `text` as `role` looks.
     pub(super) fn paint(self, out: &mut String, role: Role, text: &str) {
         let code = match role {

@@ -15,6 +15,7 @@ use avleak_wire::layout::{API_NAMES, ASLEEP, CLOCK_TSC, NAPPING, RING_EVENTS};
 use avleak_wire::ring::Consumer;
 use avleak_wire::young::{MOVING, Young};
 use crossbeam_channel::{Receiver, Sender};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::clock::{self, Clock, Reading};
@@ -23,7 +24,8 @@ use super::timeline::Timeline;
 use super::types::StackTypes;
 use super::vault::{self, Journal, Left, PieceWriter, Told, Vault};
 use crate::kind::ObjectKind;
-use crate::live::{LiveBlock, LiveSet, Pending, Rings};
+use crate::live::{LiveBlock, LiveSet, Made, Pending, Rings};
+use crate::report::timeline::Sample;
 
 /// How long a drain naps while events come now and then; after a nap without one it goes to sleep.
 const NAP: Duration = Duration::from_millis(50);
@@ -75,7 +77,7 @@ pub struct Drained {
 }
 
 /// A session's numbers at one moment: cheap to ask for, and nothing is looked at in the process.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Numbers {
     /// AVFrames that are alive.
     pub frames: u64,
@@ -274,6 +276,19 @@ impl Inquirer {
     /// How it stands; `None` where the session ends.
     pub fn numbers(&self) -> Option<Numbers> {
         self.ask(Worker::numbers)
+    }
+
+    /// What was alive over the run so far: seconds that a sample covers, and the samples; `None` where the session ends.
+    pub fn timeline(&self) -> Option<(f64, Vec<Sample>)> {
+        self.ask(|worker| {
+            let (dt, samples) = worker.timeline.so_far();
+            (dt, samples.to_vec())
+        })
+    }
+
+    /// Frames and payload that are alive now, by allocation stack, in no order; `None` where the session ends.
+    pub fn made(&self) -> Option<Vec<Made>> {
+        self.ask(Worker::made)
     }
 
     /// Which blocks that were returned at `stamp` or later are alive now, in no order; `None` where the session ends.
@@ -688,6 +703,30 @@ impl Worker {
             }
         }
         numbers
+    }
+
+    fn made(&mut self) -> Vec<Made> {
+        let mut made: FxHashMap<u32, Made> =
+            self.live.census.by_stack().iter().map(|made| (made.stack, *made)).collect();
+        for (ring, one) in self.young() {
+            let event = one.event();
+            if self.rings[ring].has_drained(&one) || self.live.has_ended(event.address, event.stamp) {
+                continue;
+            }
+            let kind = self.types.kind_of(event.stack, event.size);
+            let made = made.entry(event.stack).or_insert(Made { stack: event.stack, ..Made::default() });
+            match kind {
+                ObjectKind::Frame => made.frames = made.frames.wrapping_add(1),
+                ObjectKind::Payload => {
+                    made.payloads = made.payloads.wrapping_add(1);
+                    made.payload_bytes = made.payload_bytes.wrapping_add(event.size);
+                }
+                _ => (),
+            }
+        }
+        // A sum that wrapped has a free whose allocation has not been told yet: there is nothing.
+        let alive = |count: u32| count.cast_signed() > 0;
+        made.into_values().filter(|made| alive(made.frames) || alive(made.payloads)).collect()
     }
 
     /// What died young and is only counted, to a live set that does not know of it yet.

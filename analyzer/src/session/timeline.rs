@@ -99,6 +99,11 @@ impl Timeline {
         self.payload.see(live.census.payload_bytes, elapsed, live, |made| made.payloads > 0);
     }
 
+    /// Seconds that a sample covers, and the samples so far.
+    pub fn so_far(&self) -> (f64, &[Sample]) {
+        (self.interval_ns as f64 / 1e9, &self.samples)
+    }
+
     /// The run is over, and this is what is alive at its end.
     pub fn finish(mut self, live: &LiveSet) -> Recorded {
         // A leak grows to the end: then the end is the peak, and known exactly.

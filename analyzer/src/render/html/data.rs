@@ -13,10 +13,11 @@ use super::facts;
 use super::flame::{self, Flame};
 use super::source::Sources;
 use super::tables::Tables;
+use crate::render::columns::Columns;
 use crate::render::load::AnyReport;
 use crate::render::stack::{self, Whose, own_frame, whose};
 use crate::report::model::{Class, Frame, Group, Level, Report, Totals, Verdict};
-use crate::report::timeline::{self, Peak, Sample, Span, Timeline};
+use crate::report::timeline::{self, Peak, Timeline};
 
 /// How many bytes of a page its parts may take, all processes together. With the page itself they stay below 5 MB.
 #[derive(Clone, Copy)]
@@ -113,17 +114,11 @@ struct Whole<'a> {
     h: Vec<(u32, u64, u8, i64)>,
 }
 
-/// A timeline as columns.
+/// A timeline, and what made up its peaks.
 #[derive(Serialize)]
 struct Line {
-    /// Seconds of a sample.
-    dt: f64,
-    /// Frames, blocks, payload: min, max, last of each.
-    frames: [Vec<u64>; 3],
-    blocks: [Vec<u64>; 3],
-    payload: [Vec<u64>; 3],
-    allocs: Vec<u64>,
-    frees: Vec<u64>,
+    #[serde(flatten)]
+    columns: Columns,
     /// Peaks of frames and of payload: value, at, taken at, (count, bytes, stack) of each stack.
     peaks: [Option<PeakRow>; 2],
 }
@@ -350,25 +345,13 @@ impl<'a> Maker<'a> {
             dt *= 2.0;
         }
         self.left.samples = self.left.samples.saturating_sub(samples.len());
-        let spans = |of: fn(&Sample) -> Span| {
-            let column = |part: fn(Span) -> u64| samples.iter().map(|sample| part(of(sample))).collect();
-            [column(|span| span.min), column(|span| span.max), column(|span| span.last)]
-        };
         let mut peak = |peak: &'a Option<Peak>| {
             peak.as_ref().map(|peak| {
                 let by = peak.by_stack.iter().map(|by| (by.count, by.bytes, self.tables.stack(&by.stack))).collect();
                 (peak.value, rounded(peak.at_s), peak.taken_at, by)
             })
         };
-        Line {
-            dt,
-            frames: spans(|sample| sample.frames),
-            blocks: spans(|sample| sample.blocks),
-            payload: spans(|sample| sample.payload_bytes),
-            allocs: samples.iter().map(|sample| sample.allocations).collect(),
-            frees: samples.iter().map(|sample| sample.frees).collect(),
-            peaks: [peak(&timeline.peak_frames), peak(&timeline.peak_payload)],
-        }
+        Line { columns: Columns::of(dt, &samples), peaks: [peak(&timeline.peak_frames), peak(&timeline.peak_payload)] }
     }
 }
 
