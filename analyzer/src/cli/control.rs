@@ -36,6 +36,14 @@ pub struct Question {
     pub hold_s: f64,
     /// Only what was not lost at the last check.
     pub increased: bool,
+    /// The session's file is to follow the report.
+    #[serde(default)]
+    pub session: bool,
+}
+
+impl Question {
+    /// In place of one that could not be read.
+    const NONE: Self = Self { level: Level::Normal, hold_s: 0.0, increased: false, session: false };
 }
 
 /// What comes back.
@@ -72,11 +80,16 @@ pub struct Asked {
 
 impl Asked {
     /// Answers.
-    pub fn answer(mut self, answer: &Answer) {
+    pub fn answer(self, answer: &Answer) {
+        self.answer_with(answer, None);
+    }
+
+    /// Answers, with the session's file behind the line.
+    pub fn answer_with(mut self, answer: &Answer, session: Option<&[u8]>) {
         if let Ok(mut line) = serde_json::to_vec(answer) {
             line.push(b'\n');
             // Who asked may have gone.
-            let _ = self.connection.write_all(&line);
+            let _ = self.connection.write_all(&line).and_then(|()| self.connection.write_all(session.unwrap_or(&[])));
         }
     }
 }
@@ -115,7 +128,7 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
     let _ = connection.set_read_timeout(Some(PATIENCE));
     let _ = connection.set_write_timeout(Some(PATIENCE));
     if peer != 0 && peer != own {
-        let refusal = Asked { question: Question { level: Level::Normal, hold_s: 0.0, increased: false }, connection };
+        let refusal = Asked { question: Question::NONE, connection };
         refusal.answer(&Answer::Error(format!(
             "the analyzer of this process runs as user {own}: ask as that user or as root"
         )));
@@ -129,7 +142,7 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
             Some(Asked { question, connection })
         }
         Err(error) => {
-            let question = Question { level: Level::Normal, hold_s: 0.0, increased: false };
+            let question = Question::NONE;
             let text =
                 format!("the analyzer did not understand the question ({error}): are both of one version of avleak?");
             Asked { question, connection }.answer(&Answer::Error(text));
@@ -138,11 +151,11 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
     }
 }
 
-/// Asks about a process.
+/// Asks about a process. Returns the report, and the session's file where that was asked for.
 ///
 /// # Errors
 /// A line: it cannot be asked, or why there is no report.
-pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
+pub fn ask(pid: i32, question: &Question) -> Result<(Report, Vec<u8>), String> {
     let cannot = |error: std::io::Error| format!("cannot ask about pid {pid}: {}", crate::render::errno::name(&error));
     let mut connection =
         address(pid).and_then(|address| UnixStream::connect_addr(&address)).map_err(|_| nobody(pid))?;
@@ -166,14 +179,20 @@ pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
     if text == UNDERSTOOD {
         text.clear();
         let _ = connection.set_read_timeout(Some(ANSWER_PATIENCE));
-        read = reader.read_to_string(&mut text);
+        read = reader.read_line(&mut text);
     }
     if text.is_empty() {
         written.map_err(cannot)?;
         read.map_err(cannot)?;
     }
     match serde_json::from_str(&text) {
-        Ok(Answer::Report(report)) => Ok(*report),
+        Ok(Answer::Report(report)) => {
+            let mut session = Vec::new();
+            if question.session {
+                reader.read_to_end(&mut session).map_err(cannot)?;
+            }
+            Ok((*report, session))
+        }
         Ok(Answer::Error(line)) => Err(format!("pid {pid}: {line}")),
         Err(_) if text.is_empty() => Err(format!("pid {pid} ended, or its analyzer did, before there was an answer")),
         Err(error) => {
@@ -235,7 +254,7 @@ mod tests {
     fn who_does_not_answer_is_not_waited_for_long() {
         let pid = -(std::process::id() as i32) - 1;
         let _listener = UnixListener::bind_addr(&address(pid).unwrap()).unwrap();
-        let question = Question { level: Level::Normal, hold_s: 0.0, increased: false };
+        let question = Question::NONE;
         assert_eq!(ask(pid, &question), Err(format!("the analyzer of pid {pid} does not answer: is it stopped?")));
     }
 
@@ -245,16 +264,16 @@ mod tests {
         let (sender, asked) = crossbeam_channel::unbounded();
         let door = open(pid, sender, |asked| asked).expect("a door");
         assert!(all().unwrap().contains(&pid));
-        let question = Question { level: Level::Strict, hold_s: 1.5, increased: true };
+        let question = Question { level: Level::Strict, hold_s: 1.5, increased: true, session: true };
         let expected = question.clone();
         let answering = std::thread::spawn(move || {
             let first: Asked = asked.recv().unwrap();
             assert_eq!(first.question, expected);
-            first.answer(&Answer::Report(Box::new(sample::leaking())));
+            first.answer_with(&Answer::Report(Box::new(sample::leaking())), Some(b"a\nb"));
             asked.recv().unwrap().answer(&Answer::Error("busy".into()));
             asked
         });
-        assert_eq!(ask(pid, &question), Ok(sample::leaking()));
+        assert_eq!(ask(pid, &question), Ok((sample::leaking(), b"a\nb".to_vec())));
         assert_eq!(ask(pid, &question), Err(format!("pid {pid}: busy")));
         let _asked = answering.join().unwrap();
         drop(door);

@@ -199,6 +199,7 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
         MemoryMeans::Ptrace => "stopped by ptrace, whole memory and registers".to_string(),
         MemoryMeans::VmReadv => "memory read without ptrace, no registers".to_string(),
         MemoryMeans::Cooperative => "memory copied by the interposer, no registers".to_string(),
+        MemoryMeans::Core => "memory and registers from the core file".to_string(),
         MemoryMeans::None => "memory not read".to_string(),
     }];
     if report.check.scans > 0 {

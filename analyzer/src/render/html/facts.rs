@@ -90,6 +90,7 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         MemoryMeans::Ptrace => "process stopped by ptrace, whole memory and registers read".to_string(),
         MemoryMeans::VmReadv => "memory read without ptrace, no registers".to_string(),
         MemoryMeans::Cooperative => "memory copied by the interposer, no registers".to_string(),
+        MemoryMeans::Core => "memory and registers from the core file".to_string(),
         MemoryMeans::None => "memory not read".to_string(),
     };
     let stopped = if check.stopped_ms > 0.0 {
