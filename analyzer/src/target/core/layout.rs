@@ -38,6 +38,8 @@ struct Piece {
     range: TargetRange,
     source: Source,
     writable: bool,
+    /// The mapping is a file's.
+    of_file: bool,
 }
 
 /// The memory of a process, from its core and the files that it had mapped.
@@ -90,7 +92,7 @@ impl CoreMemory {
         let middle = range.start + segment.in_core;
         if segment.in_core > 0 {
             let range = TargetRange { start: range.start, end: middle };
-            self.pieces.push(Piece { range, source: Source::Core(segment.offset), writable });
+            self.pieces.push(Piece { range, source: Source::Core(segment.offset), writable, of_file: of_file.is_some() });
         }
         if middle < range.end {
             let source = match of_file {
@@ -101,7 +103,8 @@ impl CoreMemory {
                 None if segment.readable || segment.writable => Source::Zero,
                 None => Source::Unknown,
             };
-            self.pieces.push(Piece { range: TargetRange { start: middle, end: range.end }, source, writable });
+            let range = TargetRange { start: middle, end: range.end };
+            self.pieces.push(Piece { range, source, writable, of_file: of_file.is_some() });
         }
     }
 
@@ -173,13 +176,19 @@ impl CoreMemory {
         }
     }
 
-    /// Bytes of writable memory that are not in the core though no file has them: nobody ever wrote there, or it was kept out.
+    /// Bytes of writable memory that are not in the core though no file has them: nobody ever wrote there, or it was kept out. Variables
+    /// that are zero at first (.bss) lie right behind their file's, and nobody keeps those out.
     /// `never`: what is not counted.
     pub fn left_out(&self, never: &[TargetRange]) -> u64 {
         let is_in = |piece: &&Piece| {
             never.iter().any(|range| range.start < piece.range.end && piece.range.start < range.end)
         };
-        let zero = self.pieces.iter().filter(|piece| piece.writable && piece.source == Source::Zero);
+        let is_bss = |at: usize| {
+            let before = at.checked_sub(1).map(|before| &self.pieces[before]);
+            before.is_some_and(|before| before.of_file && before.range.end == self.pieces[at].range.start)
+        };
+        let zero = self.pieces.iter().enumerate().filter(|(_, piece)| piece.writable && piece.source == Source::Zero);
+        let zero = zero.filter(|(at, _)| !is_bss(*at)).map(|(_, piece)| piece);
         zero.filter(|piece| !is_in(piece)).map(|piece| piece.range.len()).fold(0, u64::saturating_add)
     }
 }
