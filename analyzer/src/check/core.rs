@@ -24,19 +24,16 @@ use crate::golang::GoProcess;
 use crate::live::LiveBlock;
 use crate::reach::{Control, ReturnedMap};
 use crate::render::units;
-use crate::report::model::{Check, Level, MemoryMeans, Report};
+use crate::report::model::{Check, Ended, Level, MemoryMeans, Report};
 use crate::report::post_mortem::PostMortem;
 use crate::session::drain::Drained;
 use crate::session::saved::{Moment, Saved};
 use crate::target::core::{Core, CoreMemory, Hints, Sources};
-use crate::target::maps::Mapping;
+use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
 use crate::target::process_memory::CachedMemory;
 use crate::target::threads::ThreadState;
 use crate::target::touched::Touched;
-
-/// A file's time may be so much behind the clock, and a copy of a core that keeps its time may cut off the rest of a second.
-const TIME_SLACK_S: f64 = 1.0;
 
 /// What is asked for.
 pub struct CoreOrder<'a> {
@@ -77,7 +74,7 @@ pub fn run(saved: Saved, core: Core, order: &CoreOrder<'_>) -> Result<Report, St
     if let Some(why) = head.identity.differs(&auxv, &memory) {
         return Err(others(order, &why));
     }
-    another_build(&drained, &memory).map_or(Ok(()), |why| Err(others(order, &why)))?;
+    another_build(&drained, &maps, &memory).map_or(Ok(()), |why| Err(others(order, &why)))?;
     if let Some(cut) = after {
         forget_what_came_after(&mut drained, cut);
         notes.push(
@@ -93,6 +90,9 @@ pub fn run(saved: Saved, core: Core, order: &CoreOrder<'_>) -> Result<Report, St
     }
     let dropped = drained.dropped > 0 || drained.corrupt_rings > 0;
     let looked = look(&mut drained, &mut blocks, &memory, (&maps, &threads), before, dropped, order)?;
+    if let Some(note) = missing_files(&memory.inner().missing_code()) {
+        notes.push(note);
+    }
     let own = roots::own_memory(&drained, &maps);
     let left_out = memory.inner().left_out(&own);
     if left_out > 0 {
@@ -103,7 +103,7 @@ pub fn run(saved: Saved, core: Core, order: &CoreOrder<'_>) -> Result<Report, St
         ));
     }
     let ended = match head.moment {
-        Moment::Ended => head.ended.or(signal.map(crate::report::model::Ended::Signal)),
+        Moment::Ended => head.ended.or(signal.map(Ended::Signal)),
         Moment::Running | Moment::Stopped => None,
     };
     let mut subject = Subject {
@@ -167,6 +167,16 @@ fn look(
     search.run(drained, memory.inner(), None, graph, formats)
 }
 
+/// What is to be said of programs and libraries that are not here, or are other builds by now.
+fn missing_files(missing: &[String]) -> Option<String> {
+    let (first, others) = missing.split_first()?;
+    let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    Some(format!(
+        "{first}{others} are not here as the process had them mapped: their functions may have no names, and where it is a Go program its heap is \
+         searched as a whole, which hides leaks (name the folder that has them by --sysroot)"
+    ))
+}
+
 /// The files are of two processes.
 fn others(order: &CoreOrder<'_>, why: &str) -> String {
     format!(
@@ -191,9 +201,15 @@ fn belongs(saved: &Saved, core: &Core, order: &CoreOrder<'_>) -> Result<(), Stri
 }
 
 /// A file of another build was loaded where the session saw one: its build id in the core's memory is not the one that was recorded.
-fn another_build(drained: &Drained, memory: &dyn Memory) -> Option<String> {
+fn another_build(drained: &Drained, maps: &[Mapping], memory: &dyn Memory) -> Option<String> {
+    let stem = |name: &str| name.split(".so").next().unwrap_or_default().to_string();
     drained.types.symbolizer.modules().find_map(|module| {
-        // Where its first page is not in the core, nothing is known; one that was unloaded left other memory behind.
+        // One that was unloaded may have left its place to another library.
+        let there = maps::find(maps, module.range.start)?.path()?.file_name()?.to_string_lossy().into_owned();
+        if stem(&there) != stem(&module.name()?) {
+            return None;
+        }
+        // Where its first page is not in the core, nothing is known.
         let theirs = crate::symbols::build_id_in_memory(&|at, buffer| memory.read(at, buffer), module.range.start)?;
         let length = module.build_id.len().min(theirs.len());
         let differs = length > 0 && theirs[..length] != module.build_id[..length];
@@ -214,27 +230,33 @@ fn first_start(drained: &Drained) -> u64 {
 /// Whether what the session knows holds at the core's moment. `Some`: only of what is not younger than this stamp.
 fn in_time(saved: &Saved, core: &Core, order: &CoreOrder<'_>, notes: &mut Vec<String>) -> Result<Option<u64>, String> {
     let saved_s = saved.head.saved_ns as f64 / 1e9;
-    let written_s = core.written_s();
-    match saved.head.moment {
-        Moment::Ended => Ok(None),
-        Moment::Stopped => {
+    let age_s = core.written_s().map(|written_s| saved_s - written_s);
+    let (moment, ended) = (saved.head.moment, saved.head.ended);
+    // What ended it is what the kernel wrote the core for.
+    let is_of_its_end = core.signal().is_some_and(|signal| ended.is_none_or(|ended| ended == Ended::Signal(signal)));
+    match (moment, age_s) {
+        (Moment::Ended, _) if is_of_its_end => Ok(None),
+        // gcore's, from before the end; or the session is of later.
+        (Moment::Ended | Moment::Running, Some(age_s)) if age_s >= 0.0 => Ok(Some(saved.stamp_before(age_s))),
+        (Moment::Ended, _) => {
+            notes.push("by its time the core was written after the process had ended: it is taken to be of its end".into());
+            Ok(None)
+        }
+        (Moment::Stopped, _) => {
             notes.push(
                 "the session was saved while the process was stopped (SIGSTOP): this holds if it was not continued before the core was written"
                     .into(),
             );
             Ok(None)
         }
-        Moment::Running => match written_s.map(|written_s| saved_s - written_s) {
-            Some(age_s) if age_s >= 0.0 => Ok(Some(saved.stamp_before(age_s))),
-            newer => Err(format!(
-                "the session {} was saved {} before the core {} was finished, and the process ran on: what it gave back in between would look \
-                 lost (write the core first and ask for the session then: `gcore -o core PID`, `avleak check PID --session FILE`; keep the core's \
-                 time where it is copied, `cp -p`)",
-                order.session_path.display(),
-                newer.map_or_else(|| "some time".into(), |age_s| units::seconds((-age_s).max(TIME_SLACK_S))),
-                order.core_path.display()
-            )),
-        },
+        (Moment::Running, newer) => Err(format!(
+            "the session {} was saved {} before the core {} was finished, and the process ran on: what it gave back in between would look lost \
+             (write the core first and ask for the session then: `gcore -o core PID`, `avleak check PID --session FILE`; keep the core's time \
+             where it is copied, `cp -p`)",
+            order.session_path.display(),
+            newer.map_or_else(|| "some time".into(), |age_s| units::seconds(-age_s)),
+            order.core_path.display()
+        )),
     }
 }
 

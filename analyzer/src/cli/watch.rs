@@ -401,8 +401,7 @@ impl Watch {
         let name = format!("check-{pid}");
         let work = move || {
             let number = session.number;
-            // What is thrown away unread is not even asked for.
-            let known = if matches!(reach, Reach::Gone(_)) { aside.known() } else { check::Known::default() };
+            let known = aside.known();
             let save = |file: &Path, bytes: &[u8]| match file::write(file, bytes) {
                 Ok(()) => Some(file.to_string_lossy().into_owned()),
                 Err(error) => {

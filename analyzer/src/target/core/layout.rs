@@ -38,8 +38,9 @@ struct Piece {
     range: TargetRange,
     source: Source,
     writable: bool,
-    /// The mapping is a file's.
-    of_file: bool,
+    executable: bool,
+    /// The file that is mapped there.
+    image: Option<usize>,
 }
 
 /// The memory of a process, from its core and the files that it had mapped.
@@ -73,7 +74,9 @@ pub(super) fn lay_out(core: Core, sources: Sources, hints: Hints) -> (CoreMemory
             memory.add_file_only(part, *image, &mut maps);
         }
         let of_file = files.peek().filter(|(part, _)| part.range.contains(segment.range.start));
-        let of_file = of_file.map(|(part, image)| (**image, part.offset + (segment.range.start - part.range.start)));
+        let of_file = of_file.map(|(part, image)| {
+            (**image, part.offset.saturating_add(segment.range.start - part.range.start))
+        });
         memory.add_segment(segment, of_file);
         maps.push(memory.mapping(segment, of_file));
         while files.next_if(|(part, _)| part.range.start < segment.range.end).is_some() {}
@@ -88,11 +91,12 @@ pub(super) fn lay_out(core: Core, sources: Sources, hints: Hints) -> (CoreMemory
 
 impl CoreMemory {
     fn add_segment(&mut self, segment: &Segment, of_file: Option<(usize, u64)>) {
-        let Segment { range, writable, .. } = *segment;
+        let Segment { range, writable, executable, .. } = *segment;
+        let image = of_file.map(|(image, _)| image);
         let middle = range.start + segment.in_core;
         if segment.in_core > 0 {
             let range = TargetRange { start: range.start, end: middle };
-            self.pieces.push(Piece { range, source: Source::Core(segment.offset), writable, of_file: of_file.is_some() });
+            self.pieces.push(Piece { range, source: Source::Core(segment.offset), writable, executable, image });
         }
         if middle < range.end {
             let source = match of_file {
@@ -104,7 +108,7 @@ impl CoreMemory {
                 None => Source::Unknown,
             };
             let range = TargetRange { start: middle, end: range.end };
-            self.pieces.push(Piece { range, source, writable, of_file: of_file.is_some() });
+            self.pieces.push(Piece { range, source, writable, executable, image });
         }
     }
 
@@ -138,6 +142,16 @@ impl CoreMemory {
     pub fn file_of(&self, mapping: &Mapping) -> Option<File> {
         let image = usize::try_from(mapping.inode.checked_sub(1)?).ok()?;
         self.images.get(image)?.file.as_ref()?.try_clone().ok()
+    }
+
+    /// Names of the files that were mapped as code and are not here any more, or are others by now.
+    pub fn missing_code(&self) -> Vec<String> {
+        let missing = self.pieces.iter().filter(|piece| piece.executable && piece.source == Source::Unknown);
+        let of = |piece: &Piece| Some(self.images[piece.image?].name.to_string_lossy().into_owned());
+        let mut names: Vec<String> = missing.filter_map(of).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// What of writable memory may hold something, by address. The holes of a sparse core do not.
@@ -185,7 +199,7 @@ impl CoreMemory {
         };
         let is_bss = |at: usize| {
             let before = at.checked_sub(1).map(|before| &self.pieces[before]);
-            before.is_some_and(|before| before.of_file && before.range.end == self.pieces[at].range.start)
+            before.is_some_and(|before| before.image.is_some() && before.range.end == self.pieces[at].range.start)
         };
         let zero = self.pieces.iter().enumerate().filter(|(_, piece)| piece.writable && piece.source == Source::Zero);
         let zero = zero.filter(|(at, _)| !is_bss(*at)).map(|(_, piece)| piece);
