@@ -54,7 +54,19 @@ fn refused(core: &Path, session: &Path) -> String {
 fn groups(report: &Value) -> BTreeMap<String, Value> {
     let groups = report["groups"].as_array().expect("groups").iter();
     let entry = |group: &Value| {
-        let names = ["object", "class", "count", "outermost", "leak", "pinned_bytes", "bytes", "exclusive", "format", "width", "pts_first"];
+        let names = [
+            "object",
+            "class",
+            "count",
+            "outermost",
+            "leak",
+            "pinned_bytes",
+            "bytes",
+            "exclusive",
+            "format",
+            "width",
+            "pts_first",
+        ];
         let essence: Vec<Value> = names.iter().map(|name| group[*name].clone()).collect();
         (format!("{} {}", group["id"], group["class"]), Value::from(essence))
     };
@@ -87,7 +99,9 @@ fn the_kernels_core_gives_what_tracing_gives() {
         // The next test has gdb write it.
         return;
     }
-    for (how, twin, threads) in [("abort", "leak", "2"), ("abort", "clean", "2"), ("segv", "leak", "0"), ("abort", "leak", "24")] {
+    for (how, twin, threads) in
+        [("abort", "leak", "2"), ("abort", "clean", "2"), ("segv", "leak", "0"), ("abort", "leak", "24")]
+    {
         let command = crash(how, twin, threads);
         let crashed = cores::by_kernel(&words(&command), "", &[]);
         let report = assert_as_traced(&command, &crashed);
@@ -123,7 +137,14 @@ fn options_are_those_of_a_check() {
     let (folder, core, session) = (scratch(), crashed.core.as_os_str(), session.as_os_str());
     let text = avleak([OsStr::new("core"), core, OsStr::new("--session"), session]);
     assert!(text.text().contains("7 frames leaked") && text.text().contains("from the core file"), "{}", text.text());
-    let full = avleak([OsStr::new("core"), core, OsStr::new("--session"), session, OsStr::new("--json"), OsStr::new("/dev/full")]);
+    let full = avleak([
+        OsStr::new("core"),
+        core,
+        OsStr::new("--session"),
+        session,
+        OsStr::new("--json"),
+        OsStr::new("/dev/full"),
+    ]);
     assert!(full.code() == 2 && full.stderr.contains("/dev/full") && full.stderr.contains("ENOSPC"), "{}", full.stderr);
     drop(folder);
 }
@@ -134,7 +155,11 @@ fn a_session_is_left_where_there_may_be_a_core() {
         let folder = scratch();
         let command = crash(how, "leak", "0");
         let mut program = Command::new(&command[0]);
-        program.args(&command[1..]).current_dir(folder.path()).env("LD_PRELOAD", avleak_library()).env("TMPDIR", folder.path());
+        program
+            .args(&command[1..])
+            .current_dir(folder.path())
+            .env("LD_PRELOAD", avleak_library())
+            .env("TMPDIR", folder.path());
         program.env("AVLEAK_ANALYZER", avleak_binary()).env("AVLEAK_OPTIONS", format!("ptrace=0:{options}"));
         let done = process::start_marked(&mut program, LIMIT, folder.path().to_str().expect("a path")).finish();
         let report = read_report(&left_in(folder.path(), ".json")[0]).expect("a report");
@@ -174,7 +199,13 @@ fn signal(pid: i32, signal: Signal) {
 
 /// `avleak check PID --session FILE`.
 fn save(pid: i32, session: &Path) -> Finished {
-    let done = avleak([OsStr::new("check"), pid.to_string().as_ref(), OsStr::new("--quiet"), OsStr::new("--session"), session.as_os_str()]);
+    let done = avleak([
+        OsStr::new("check"),
+        pid.to_string().as_ref(),
+        OsStr::new("--quiet"),
+        OsStr::new("--session"),
+        session.as_os_str(),
+    ]);
     assert!(session.is_file(), "{}", done.stderr);
     done
 }
@@ -289,7 +320,11 @@ fn what_cannot_be_read_is_named_with_the_remedy() {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]).arg(&binary);
         let done = process::run(command.arg("core").arg(&crashed.core).arg("--session").arg(&session), LIMIT);
-        assert!(done.code() == 2 && done.stderr.contains("EACCES") && done.stderr.contains("as root"), "{}", done.stderr);
+        assert!(
+            done.code() == 2 && done.stderr.contains("EACCES") && done.stderr.contains("as root"),
+            "{}",
+            done.stderr
+        );
     }
 }
 
@@ -301,7 +336,13 @@ fn a_session_that_cannot_be_saved_leaves_nothing() {
         let done = avleak(["check", &pid.to_string(), "--quiet", "--session", file]);
         assert!(done.code() == 2 && done.stderr.contains(file) && done.stderr.contains(errno), "{}", done.stderr);
     }
-    let done = avleak(["check", &pid.to_string(), "--quiet", "--session", folder.path().join("a.session").to_str().expect("a path")]);
+    let done = avleak([
+        "check",
+        &pid.to_string(),
+        "--quiet",
+        "--session",
+        folder.path().join("a.session").to_str().expect("a path"),
+    ]);
     assert_eq!(done.code(), 1, "{}", done.stderr);
     assert!(left_in(folder.path(), ".tmp").is_empty());
     signal(pid, Signal::TERM);

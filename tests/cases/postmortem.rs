@@ -103,7 +103,8 @@ fn kill_analyzers(mark: &Path) -> usize {
             && words.split(|&byte| byte == 0).nth(1) == Some(b"analyze")
     };
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let pids: Vec<i32> = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(carries).collect();
+    let pids: Vec<i32> =
+        processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(carries).collect();
     pids.iter().for_each(|&pid| signal(pid, Signal::KILL));
     pids.len()
 }

@@ -70,7 +70,10 @@ pub fn by_gdb(command: &[&str], options: &str) -> Crashed {
     gdb.args(["-q", "-nx", "-batch", "-ex", "set startup-with-shell off", "-ex", "set debuginfod enabled off"]);
     gdb.arg("-ex").arg(format!("set environment LD_PRELOAD {}", avleak_library().display()));
     gdb.args(["-ex", "set disable-randomization off", "-ex", "run"]);
-    gdb.arg("-ex").arg(format!("generate-core-file {}", core.display())).args(["-ex", "continue", "--args"]).args(command);
+    gdb.arg("-ex")
+        .arg(format!("generate-core-file {}", core.display()))
+        .args(["-ex", "continue", "--args"])
+        .args(command);
     preloaded(&mut gdb, folder.path(), &format!("ptrace=0:session=1:{options}"));
     let finished = process::start_marked(&mut gdb, LIMIT, folder.path().to_str().expect("a path")).finish();
     assert!(core.is_file(), "{}\n{}", finished.text(), finished.stderr);

@@ -239,7 +239,9 @@ fn in_time(saved: &Saved, core: &Core, order: &CoreOrder<'_>, notes: &mut Vec<St
         // gcore's, from before the end; or the session is of later.
         (Moment::Ended | Moment::Running, Some(age_s)) if age_s >= 0.0 => Ok(Some(saved.stamp_before(age_s))),
         (Moment::Ended, _) => {
-            notes.push("by its time the core was written after the process had ended: it is taken to be of its end".into());
+            notes.push(
+                "by its time the core was written after the process had ended: it is taken to be of its end".into(),
+            );
             Ok(None)
         }
         (Moment::Stopped, _) => {

@@ -159,15 +159,8 @@ mod tests {
         alive.insert(1, block(0x1800, 50, ObjectKind::Frame));
         alive.iter_mut().for_each(|block| block.kind = ObjectKind::LibavBlock);
         let (classes, looked, last) = recalled(alive);
-        let expected = [
-            DefinitelyLost,
-            Unclassified,
-            IndirectlyLost,
-            Unclassified,
-            DefinitelyLost,
-            Unclassified,
-            Unclassified,
-        ];
+        let expected =
+            [DefinitelyLost, Unclassified, IndirectlyLost, Unclassified, DefinitelyLost, Unclassified, Unclassified];
         assert_eq!(classes, expected);
         assert!(looked.reachability.is_outermost(0) && !looked.reachability.is_outermost(5));
         assert_eq!(looked.graph.buffers[0].refs, [2, 3]);

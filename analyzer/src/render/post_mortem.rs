@@ -59,6 +59,6 @@ fn grew(grown: &Grown) -> String {
 /// Writes it, where there is something.
 pub(super) fn write(page: &mut Page, report: &Report) {
     for (label, text) in report.post_mortem.iter().flat_map(facts) {
-        page.words(1, 11, &Line::of(Role::Strong, format!("{label:<10}").to_lowercase()).and(Role::Plain, text));
+        page.words(1, 11, &Line::of(Role::Strong, format!("{label:<11}").to_lowercase()).and(Role::Plain, text));
     }
 }

@@ -81,7 +81,10 @@ fn a_session_comes_back_as_it_was() {
     assert_eq!(again.live.blocks(), was.live.blocks());
     assert_eq!(again.segment.stack(2), was.segment.stack(2));
     assert_eq!(again.segment.stack(2).len(), 2);
-    assert_eq!((again.now, again.cancelled, again.threads, again.calls), (was.now, was.cancelled, was.threads, was.calls));
+    assert_eq!(
+        (again.now, again.cancelled, again.threads, again.calls),
+        (was.now, was.cancelled, was.threads, was.calls)
+    );
     // No file tells what stack 2 makes.
     assert_eq!(again.types.kind_of(2, 64), ObjectKind::Frame);
     assert_eq!(was.types.kind_of(2, 64), ObjectKind::Frame);

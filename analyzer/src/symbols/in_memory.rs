@@ -17,7 +17,8 @@ pub fn build_id_in_memory(read: &dyn Fn(u64, &mut [u8]) -> usize, start: u64) ->
     let header = elf::FileHeader64::<object::Endianness>::parse(&head[..]).ok()?;
     let endian = header.endian().ok()?;
     let parts = header.program_headers(endian, &head[..]).ok()?;
-    let first = parts.iter().filter(|part| part.p_type(endian) == elf::PT_LOAD).map(|part| part.p_vaddr(endian)).min()?;
+    let first =
+        parts.iter().filter(|part| part.p_type(endian) == elf::PT_LOAD).map(|part| part.p_vaddr(endian)).min()?;
     let notes = parts.iter().filter(|part| part.p_type(endian) == elf::PT_NOTE);
     notes.filter(|part| part.p_filesz(endian) <= LARGEST_NOTE).find_map(|part| {
         let at = part.p_vaddr(endian).wrapping_sub(first & !(HEAD as u64 - 1)).wrapping_add(start);

@@ -74,9 +74,8 @@ pub(super) fn lay_out(core: Core, sources: Sources, hints: Hints) -> (CoreMemory
             memory.add_file_only(part, *image, &mut maps);
         }
         let of_file = files.peek().filter(|(part, _)| part.range.contains(segment.range.start));
-        let of_file = of_file.map(|(part, image)| {
-            (**image, part.offset.saturating_add(segment.range.start - part.range.start))
-        });
+        let of_file =
+            of_file.map(|(part, image)| (**image, part.offset.saturating_add(segment.range.start - part.range.start)));
         memory.add_segment(segment, of_file);
         maps.push(memory.mapping(segment, of_file));
         while files.next_if(|(part, _)| part.range.start < segment.range.end).is_some() {}
@@ -124,7 +123,8 @@ impl CoreMemory {
         let image = of_file.map(|(image, _)| &self.images[image]);
         Mapping {
             range: segment.range,
-            readable: segment.readable,
+            // gcore writes guards, which have no rights, as zeroes that may be read. Nobody searches memory that is not written to.
+            readable: segment.readable && (segment.writable || segment.executable || image.is_some()),
             writable: segment.writable,
             executable: segment.executable,
             // A core does not say.
@@ -194,9 +194,8 @@ impl CoreMemory {
     /// that are zero at first (.bss) lie right behind their file's, and nobody keeps those out.
     /// `never`: what is not counted.
     pub fn left_out(&self, never: &[TargetRange]) -> u64 {
-        let is_in = |piece: &&Piece| {
-            never.iter().any(|range| range.start < piece.range.end && piece.range.start < range.end)
-        };
+        let is_in =
+            |piece: &&Piece| never.iter().any(|range| range.start < piece.range.end && piece.range.start < range.end);
         let is_bss = |at: usize| {
             let before = at.checked_sub(1).map(|before| &self.pieces[before]);
             before.is_some_and(|before| before.image.is_some() && before.range.end == self.pieces[at].range.start)
@@ -220,9 +219,10 @@ impl Memory for CoreMemory {
             let got = match piece.source {
                 Source::Core(offset) => read_whole(&self.core, offset.saturating_add(skip), part),
                 Source::File(image, offset) => {
-                    let got = self.images[image].file.as_ref().map_or(0, |file| {
-                        read_whole(file, offset.saturating_add(skip), part)
-                    });
+                    let got = self.images[image]
+                        .file
+                        .as_ref()
+                        .map_or(0, |file| read_whole(file, offset.saturating_add(skip), part));
                     // Behind the file's end its last page is zero; pages behind that cannot be read.
                     let end = (skip + got as u64).next_multiple_of(PAGE).min(skip + wanted as u64);
                     let end = if got == 0 { 0 } else { (end - skip) as usize };
@@ -258,8 +258,8 @@ fn read_whole(file: &File, offset: u64, buffer: &mut [u8]) -> usize {
     done
 }
 
-/// With what lies unmapped right below writable memory as mappings without rights: gcore leaves guards out, and those below stacks tell
-/// which memory is one.
+/// With what lies unmapped right below writable memory as mappings without rights: some writers of cores leave guards out, and those below
+/// stacks tell which memory is one.
 fn with_guards(maps: Vec<Mapping>) -> Vec<Mapping> {
     let mut all: Vec<Mapping> = Vec::with_capacity(maps.len());
     for mapping in maps {

@@ -113,9 +113,8 @@ fn code_of(file: &File) -> Vec<(u64, u64)> {
     let Ok(header) = elf::FileHeader64::<object::Endianness>::parse(&cache) else { return Vec::new() };
     let Ok(endian) = header.endian() else { return Vec::new() };
     let Ok(parts) = header.program_headers(endian, &cache) else { return Vec::new() };
-    let code = parts.iter().filter(|part| {
-        part.p_type(endian) == elf::PT_LOAD && part.p_flags(endian).0 & elf::PF_X.0 != 0
-    });
+    let code =
+        parts.iter().filter(|part| part.p_type(endian) == elf::PT_LOAD && part.p_flags(endian).0 & elf::PF_X.0 != 0);
     let range = |part: &elf::ProgramHeader64<object::Endianness>| {
         let start = part.p_offset(endian) & !(PAGE - 1);
         (start, part.p_offset(endian).saturating_add(part.p_filesz(endian)))

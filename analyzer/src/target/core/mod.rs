@@ -67,7 +67,9 @@ pub enum CoreError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => "a core belongs to the user that the process ran as: read it as that user or as root",
+        Some(libc::EACCES | libc::EPERM) => {
+            "a core belongs to the user that the process ran as: read it as that user or as root"
+        }
         Some(libc::ENOENT) => "see /proc/sys/kernel/core_pattern for where the kernel puts cores",
         Some(libc::EISDIR) => "name the core itself, not its folder",
         _ => "see the kernel's log",

@@ -45,7 +45,8 @@ pub(super) fn read(file: &File, path: &Path, parts: &[(u64, u64, u64)]) -> Resul
             match note.n_type(Endianness::Little) {
                 elf::NT_PRSTATUS if note.name() == b"CORE" => {
                     // The first is of the thread that the signal ended.
-                    let signal = desc.get(STATUS_SIGNAL..).and_then(<[u8]>::first_chunk).map(|s| i16::from_le_bytes(*s));
+                    let signal =
+                        desc.get(STATUS_SIGNAL..).and_then(<[u8]>::first_chunk).map(|s| i16::from_le_bytes(*s));
                     if threads.is_empty() {
                         notes.signal = signal.map(i32::from).filter(|&signal| signal > 0);
                     }
@@ -96,11 +97,8 @@ fn files(desc: &[u8]) -> Vec<MappedPart> {
     let names = desc.get(16 + 24 * entries.len()..).unwrap_or_default();
     let of = |(entry, name): (&[u8; 24], &[u8])| {
         let range = TargetRange { start: word(entry, 0), end: word(entry, 8) };
-        let part = MappedPart {
-            range,
-            offset: word(entry, 16).saturating_mul(page),
-            name: OsString::from_vec(name.to_vec()),
-        };
+        let part =
+            MappedPart { range, offset: word(entry, 16).saturating_mul(page), name: OsString::from_vec(name.to_vec()) };
         (range.start < range.end).then_some(part)
     };
     let mut files: Vec<MappedPart> = entries.iter().zip(names.split(|&byte| byte == 0)).filter_map(of).collect();

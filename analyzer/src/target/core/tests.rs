@@ -211,7 +211,9 @@ fn what_is_no_core_is_refused_with_what_it_is() {
     assert!(with(4, &[1]).contains("no core file"), "32 bits");
     assert!(with(56, &0xfff0u16.to_le_bytes()).contains("cut off"));
     assert!(error(&core_of(&[], &info(3, b"x"))).contains("no threads"));
-    assert!(Core::open(std::path::Path::new("/nonexistent/core")).is_err_and(|error| error.to_string().contains("ENOENT")));
+    assert!(
+        Core::open(std::path::Path::new("/nonexistent/core")).is_err_and(|error| error.to_string().contains("ENOENT"))
+    );
     assert!(Core::open(std::path::Path::new("/tmp")).is_err_and(|error| error.to_string().contains("EISDIR")));
     let unfiltered = [part(STACK, 6, Vec::new(), 0x2000)];
     let notes = [status(1, 6, 0), note(6, b"CORE", &words(&[libc::AT_RANDOM, RANDOM]))].concat();
