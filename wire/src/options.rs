@@ -76,7 +76,7 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Every valid key.
-pub const KEYS: [OptionKey; 15] = [
+pub const KEYS: [OptionKey; 16] = [
     OptionKey {
         key: "report_dir",
         values: Values::Path,
@@ -89,6 +89,11 @@ pub const KEYS: [OptionKey; 15] = [
     },
     OptionKey { key: "quiet", values: Values::Words(&["0", "1"]), help: "1: no line on stderr at the end" },
     OptionKey { key: "ptrace", values: Values::Words(&["0", "1"]), help: "0: never trace the process" },
+    OptionKey {
+        key: "session",
+        values: Values::Words(&["0", "1"]),
+        help: "whether avleak.PID.session is left of a process at whose memory nobody could look; default: where it dumped core",
+    },
     OptionKey {
         key: "verify",
         values: Values::Words(&["0", "1"]),

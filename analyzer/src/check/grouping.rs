@@ -80,7 +80,7 @@ pub fn group(input: &mut Input<'_>) -> Found {
         let index = index as u32;
         let class = class_of(reachability, index);
         let outermost = reachability.is_some_and(|reachability| reachability.is_outermost(index));
-        let counted = reachability.is_some() && judge(input.level, class, block.kind, outermost);
+        let counted = class != Class::Unclassified && judge(input.level, class, block.kind, outermost);
         let pinned = sums.add(class, counted, index, block, graph, reachability);
         let lost = !matches!(class, Class::StillReachable | Class::Unclassified);
         if !(lost || block.kind.is_object() || pinned) {

@@ -1,5 +1,6 @@
 //! Checks of one process that runs on, one at a time: whoever asks for them, they pass names and what was lost on to each other.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -8,14 +9,18 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::live::{self, Identity, LiveOrder, LiveSubject};
+use super::remembered::Remembered;
 use super::stacks;
 use crate::live::Made;
 use crate::report::model::{Frame, Level, Report};
 use crate::report::timeline::Sample;
 use crate::session::drain::Numbers;
+use crate::session::saved::{self, Moment};
 use crate::session::server::Session;
 use crate::session::trim;
 use crate::session::types::StackTypes;
+use crate::session::vault;
+use crate::target::threads;
 use crate::target::tracer::Tracer;
 
 /// What is asked for.
@@ -38,6 +43,10 @@ pub struct Inspector {
     cancel: Arc<AtomicBool>,
     passed_on: Mutex<PassedOn>,
     standing: Mutex<Standing>,
+    /// What the last whole check judged lost, for the end.
+    remembered: Mutex<Option<Remembered>>,
+    /// Where that is kept for another analyzer.
+    shelf: Option<File>,
 }
 
 /// How the checks went so far.
@@ -83,6 +92,9 @@ impl Inspector {
             untraced: session.untraced.clone(),
             inquirer: session.drain.inquirer(),
         };
+        let shelf = session.shelf.as_ref().and_then(|shelf| shelf.try_clone().ok());
+        let kept = shelf.as_ref().and_then(vault::remembered);
+        let remembered = kept.and_then(|bytes| postcard::from_bytes(&bytes).ok());
         Self {
             subject,
             exe: session.exe.clone(),
@@ -91,6 +103,8 @@ impl Inspector {
             cancel,
             passed_on: Mutex::default(),
             standing: Mutex::default(),
+            remembered: Mutex::new(remembered),
+            shelf,
         }
     }
 
@@ -129,12 +143,24 @@ impl Inspector {
         }
         let outcome = outcome?;
         passed_on.types = Some(outcome.types);
+        if let Some(remembered) = outcome.remembered {
+            if let Some(shelf) = &self.shelf {
+                // Where there is no memory for it another analyzer would not know.
+                let _ = postcard::to_stdvec(&remembered).map(|bytes| vault::set_remembered(shelf, &bytes));
+            }
+            *self.remembered.lock().unwrap_or_else(PoisonError::into_inner) = Some(remembered);
+        }
         if remember {
             passed_on.lost = outcome.lost.clone();
         }
         passed_on.sure = outcome.lost;
         trim::give_back();
         Ok(outcome.report)
+    }
+
+    /// What the last whole check judged lost; once.
+    pub fn take_remembered(&self) -> Option<Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -201,6 +227,30 @@ impl Inspector {
         let (report, types) = super::unclassified(&self.subject, drained, level, "it was not checked yet");
         passed_on.types = Some(types);
         Ok(report)
+    }
+
+    /// The session as it is now, as the bytes of its file: to be laid beside a core that was written just before.
+    ///
+    /// # Errors
+    /// A line: it ended, or there is no memory for it.
+    pub fn session_file(&self, session: &saved::Head) -> Result<Vec<u8>, String> {
+        let mut passed_on = self.passed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = self.subject.inquirer.segment().clone();
+        let stopped = threads::all_stopped(self.subject.pid);
+        let photograph = self.subject.inquirer.photograph().ok_or("the process ended")?;
+        // Only where it stood still before and after has nothing happened in between.
+        let stopped = stopped && threads::all_stopped(self.subject.pid);
+        let head = saved::Head {
+            moment: if stopped { Moment::Stopped } else { Moment::Running },
+            saved_ns: saved::now_ns(),
+            ..session.clone()
+        };
+        let fresh = || StackTypes::new(segment.clone(), self.exe.clone(), self.root.as_deref());
+        let types = passed_on.types.take().unwrap_or_else(fresh);
+        let mut drained = photograph.develop(segment.clone(), types);
+        let bytes = saved::bytes(&head, &mut drained, &saved::Known::default());
+        passed_on.types = Some(drained.types);
+        bytes.map_err(|error| format!("the session cannot be saved: {error}"))
     }
 
     /// How it stands; `None` where it ended. What counts up never falls: who died in between may be known by one way and not yet by the

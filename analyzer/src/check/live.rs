@@ -21,9 +21,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::remembered::Remembered;
 use super::snapshot::{Over, Snapshot};
 use super::{
-    EVERYTHING, Found, Looked, Motion, Prepared, Reach, Search, Subject, conclude, copy, has_missed, mapping_in,
+    EVERYTHING, Found, Known, Looked, Motion, Prepared, Reach, Search, Subject, conclude, copy, has_missed, mapping_in,
     prepare, roots, time,
 };
 use crate::address::TargetRange;
@@ -94,6 +95,7 @@ impl LiveSubject {
             writable_before: Vec::new(),
             untraced: None,
             notes: Vec::new(),
+            known: Known::default(),
         }
     }
 }
@@ -120,6 +122,8 @@ pub struct Outcome {
     pub report: Report,
     /// What is lost, with that which is left out of the report because it is known.
     pub lost: FxHashSet<Identity>,
+    /// What is certainly lost, for the end of the process; `None` where not all of it was judged.
+    pub remembered: Option<Remembered>,
     /// Names, for the next check of the same session.
     pub types: StackTypes,
 }
@@ -243,10 +247,14 @@ pub fn run(subject: &LiveSubject, mut types: StackTypes, order: &LiveOrder<'_>) 
         ));
     }
     let Scan { drained, blocks, looked, .. } = last;
+    let is_whole = order.hold.is_zero() && order.known.is_none_or(FxHashSet::is_empty);
+    let remembered = is_whole.then(|| Remembered::of(&check, drained.now, &blocks, &looked));
     let mut whole = subject.concluded(drained);
-    let found = Found { blocks, looked: Some(looked), means, memory_reason: None, notes, check, ended: None };
+    let looked = Some(looked);
+    let (memory_reason, ended, post_mortem) = (None, None, None);
+    let found = Found { blocks, looked, means, memory_reason, notes, check, ended, post_mortem };
     let report = conclude(&mut whole, order.level, false, found, begun);
-    Ok(Outcome { report, lost, types: whole.drained.types })
+    Ok(Outcome { report, lost, remembered, types: whole.drained.types })
 }
 
 impl Checker<'_> {
@@ -395,7 +403,7 @@ impl Checker<'_> {
             reached: &reached,
             control: &Control { progress: &|_, _| (), cancel: self.order.cancel },
         };
-        let looked = search.run(&drained, searched, process, graph, formats)?;
+        let looked = search.run(&drained, searched, Some(process), graph, formats)?;
         let all_stopped = stopped.as_ref().is_none_or(|stop| stop.all_stopped);
         let stopped = stopped.map_or(Duration::ZERO, |stop| stop.stopped);
         Ok(Scan { drained, list, maps, blocks, looked, stopped, all_stopped })

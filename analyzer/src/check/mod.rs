@@ -1,9 +1,10 @@
 //! One check: from a drained session and the process's memory to the report of it.
 //!
-//! [`live`] checks a process that runs on, [`inspector`] does so one at a time; [`roots`] says where the search begins, [`heap`] what the allocator holds free there, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
+//! [`live`] checks a process that runs on, [`core`] one that is no more, by its core file, [`remembered`] says what a check found lost where there is no memory to look at, [`inspector`] does so one at a time; [`roots`] says where the search begins, [`heap`] what the allocator holds free there, [`copy`] says what is copied before the process goes on, [`snapshot`] copies it, [`stacks`] names and keys stacks, [`grouping`] makes
 //! leak groups of blocks, `modules` says what code they speak of, [`timeline`] makes a report's timeline of the samples.
 
 mod copy;
+pub mod core;
 #[cfg(target_arch = "aarch64")]
 mod descriptor_aarch64;
 mod go;
@@ -12,6 +13,7 @@ mod heap;
 pub mod inspector;
 pub mod live;
 mod modules;
+pub mod remembered;
 mod roots;
 mod snapshot;
 mod stacks;
@@ -35,6 +37,7 @@ use crate::reach::{self, Control, ReachError, Reachability, RootBlock};
 use crate::report::golang::Go;
 use crate::report::model::{Check, Class, Completeness, Ended, Level, MemoryMeans, Observed, Report, SCHEMA, Target};
 use crate::report::origin::Origin;
+use crate::report::post_mortem::{Grown, PostMortem};
 use crate::report::{groups, verdict};
 use crate::session::drain::Drained;
 use crate::session::types::StackTypes;
@@ -44,6 +47,7 @@ use crate::target::process_memory::{CachedMemory, ProcessMemory};
 use crate::target::threads::ThreadState;
 use crate::target::touched::Touched;
 use crate::typing;
+use remembered::Remembered;
 use snapshot::Snapshot;
 
 /// Who is checked.
@@ -68,6 +72,21 @@ pub struct Subject {
     pub untraced: Option<String>,
     /// What the report should say beside what the check finds out.
     pub notes: Vec<String>,
+    /// What is known of it from when it lived.
+    pub known: Known,
+}
+
+/// What is known of a process from when it lived, and of its end, for where its memory cannot be looked at.
+#[derive(Default)]
+pub struct Known {
+    /// What its last whole check judged lost.
+    pub remembered: Option<Remembered>,
+    /// What its monitor saw growing.
+    pub grew: Vec<Grown>,
+    /// The kernel wrote a core.
+    pub dumped_core: Option<bool>,
+    /// Its session's file.
+    pub session: Option<String>,
 }
 
 /// How the memory is reached.
@@ -141,7 +160,7 @@ impl Standing<'_> {
 
 /// What one look at the memory found.
 #[derive(Serialize, Deserialize)]
-struct Looked {
+pub(super) struct Looked {
     reachability: Reachability,
     graph: Graph,
     formats: Formats,
@@ -153,7 +172,7 @@ struct Looked {
 }
 
 /// What format numbers mean, by the library that made a frame.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Formats {
     /// By module.
     tables: FxHashMap<u32, formats::PixelFormats>,
@@ -208,14 +227,21 @@ pub fn run(mut subject: Subject, order: &Order<'_>) -> Report {
             }
         }
     };
-    if looked.is_none() {
+    let (stopped_ms, scans) = (standing.stopped_ms(), u32::from(looked.is_some()));
+    let mut post_mortem = None;
+    let looked = looked.or_else(|| {
         // As their stacks tell.
         standing.release();
         blocks = subject.drained.live.blocks();
-    }
-    let (stopped_ms, scans) = (standing.stopped_ms(), u32::from(looked.is_some()));
+        let Known { remembered, grew, dumped_core, session } = std::mem::take(&mut subject.known);
+        let (now, clock) = (subject.drained.now, subject.drained.clock);
+        let recalled = remembered.map(|last| last.recall(&mut blocks, now, |units| clock.seconds(units)));
+        let (looked, last_check) = recalled.unzip();
+        post_mortem = Some(PostMortem { last_check, grew, dumped_core, session }).filter(|known| !known.is_empty());
+        looked
+    });
     let check = Check { started: time(started), duration_s: 0.0, stopped_ms, scans };
-    let mut found = Found { blocks, looked, means, memory_reason, notes, check, ended: subject.ended };
+    let mut found = Found { blocks, looked, means, memory_reason, notes, check, ended: subject.ended, post_mortem };
     (order.found)(&found);
     found.check.stopped_ms = standing.release();
     conclude(&mut subject, order.level, order.names_peaks, found, begun)
@@ -234,6 +260,7 @@ fn unclassified(subject: &live::LiveSubject, drained: Drained, level: Level, why
         notes: Vec::new(),
         check: Check { started, duration_s: 0.0, stopped_ms: 0.0, scans: 0 },
         ended: None,
+        post_mortem: None,
     };
     let report = conclude(&mut whole, level, false, found, begun);
     (report, whole.drained.types)
@@ -249,10 +276,12 @@ pub struct Found {
     notes: Vec<String>,
     check: Check,
     ended: Option<Ended>,
+    #[serde(with = "as_json")]
+    post_mortem: Option<PostMortem>,
 }
 
 /// For `#[serde(with)]`: what leaves fields out when it is written can only be read where they have names.
-mod as_json {
+pub(crate) mod as_json {
     use serde::de::{DeserializeOwned, Error as _};
     use serde::ser::Error as _;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -268,7 +297,7 @@ mod as_json {
 
 /// Groups, names, judges.
 fn conclude(subject: &mut Subject, level: Level, names_peaks: bool, found: Found, begun: Instant) -> Report {
-    let Found { blocks, mut looked, means, memory_reason, mut notes, check, .. } = found;
+    let Found { blocks, mut looked, means, memory_reason, mut notes, check, post_mortem, .. } = found;
     let (mut unreadable, mut hidden_libraries) = (0, 0);
     if let Some(looked) = &looked {
         unreadable = looked.reachability.unreadable_bytes;
@@ -332,6 +361,7 @@ fn conclude(subject: &mut Subject, level: Level, names_peaks: bool, found: Found
         check: Check { duration_s: begun.elapsed().as_secs_f64(), ..check },
         timeline,
         go: looked.as_mut().and_then(|looked| looked.go.take()),
+        post_mortem,
         exit: None,
         gate: None,
     }
@@ -435,7 +465,7 @@ fn look(
         reached: &[],
         control: &Control { progress: order.progress, cancel: order.cancel },
     };
-    search.run(drained, searched, target, graph, formats)
+    search.run(drained, searched, Some(target), graph, formats)
 }
 
 /// What is known of the blocks before the search.
@@ -530,7 +560,7 @@ impl Search<'_> {
         &self,
         drained: &Drained,
         memory: &dyn Memory,
-        process: &ProcessMemory,
+        process: Option<&ProcessMemory>,
         graph: Graph,
         formats: Formats,
     ) -> Result<Looked, String> {
@@ -562,7 +592,7 @@ impl Search<'_> {
             error => format!("the check failed: {error}"),
         })?;
         if reachability.scanned_bytes == 0
-            && let Some(error) = process.failure()
+            && let Some(error) = process.and_then(ProcessMemory::failure)
         {
             let tid = self.tid;
             return Err(format!(

@@ -72,6 +72,7 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
         Err(line) => watch.refusals.push(format!("nothing is let through in checks of running processes: {line}")),
     }
     watch.monitoring = setup.monitor;
+    watch.sessions_to = setup.sessions;
     if let (Some(listener), Some(service)) = (listener, &setup.http) {
         let board = Board::default();
         watch.board = Some(board.clone());

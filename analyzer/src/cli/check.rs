@@ -1,16 +1,14 @@
 //! `avleak check PID|all`: a check of processes that run on.
 
-use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use super::control::{self, Question};
-use super::gate_options::GateOptions;
 use super::observe::say;
-use super::outputs::Outputs;
-use super::run::{LevelArg, document};
-use crate::render::style::ColorChoice;
-use crate::render::text::{self, TextOptions};
+use super::outputs::check_writable;
+use super::telling::Telling;
+use crate::render::file;
 use crate::report::model::Report;
-use crate::report::verdict::{self, EXIT_AVLEAK};
+use crate::report::verdict::EXIT_AVLEAK;
 
 /// Check a process that runs under libavleak.so, now, without ending it.
 ///
@@ -21,31 +19,17 @@ pub struct CheckArgs {
     /// Process ids, or `all` for every process under watch on this machine
     #[arg(required = true, value_name = "PID|all", value_parser = parse_whom)]
     whom: Vec<Whom>,
-    /// What counts as a leak: as for `avleak run`
-    #[arg(long, value_enum, default_value = "normal", value_name = "LEVEL")]
-    level: LevelArg,
     /// Only what was not lost yet at the check before this one
     #[arg(long)]
     increased: bool,
     /// Only objects that are at least so old
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = parse_hold, hide_default_value = true)]
     hold: f64,
-    /// No text report on stdout
-    #[arg(long, short)]
-    quiet: bool,
-    /// Exit status where leaks were found
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    error_exitcode: u8,
-    /// Show every group, whole stacks, and what is still reachable
-    #[arg(long)]
-    all: bool,
-    /// When to colour
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    color: ColorChoice,
+    /// Write the session to FILE, for `avleak core`: of a core that was written just before (`gcore PID`), or of a stopped process
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
     #[command(flatten)]
-    gate: GateOptions,
-    #[command(flatten)]
-    outputs: Outputs,
+    telling: Telling,
 }
 
 /// Whom to check.
@@ -84,14 +68,27 @@ pub fn run(args: &CheckArgs) -> i32 {
 }
 
 fn check(args: &CheckArgs) -> Result<i32, String> {
-    args.outputs.check().map_err(|error| error.to_string())?;
-    let rules = args.gate.load()?;
-    args.gate.check().map_err(|error| error.to_string())?;
-    let question = Question { level: args.level.into(), hold_s: args.hold, increased: args.increased };
+    let rules = args.telling.prepare()?;
+    let pids = pids(&args.whom)?;
+    if let Some(file) = &args.session {
+        if pids.len() > 1 {
+            return Err("--session writes one file: name one process".into());
+        }
+        check_writable("session", file).map_err(|error| error.to_string())?;
+    }
+    let question = Question {
+        level: args.telling.level(),
+        hold_s: args.hold,
+        increased: args.increased,
+        session: args.session.is_some(),
+    };
     let (mut reports, mut problems): (Vec<Report>, Vec<String>) = (Vec::new(), Vec::new());
-    for pid in pids(&args.whom)? {
+    for pid in pids {
         match control::ask(pid, &question) {
-            Ok(report) => reports.push(report),
+            Ok((report, session)) => {
+                reports.push(report);
+                problems.extend(args.session.as_ref().and_then(|file| save(file, &session).err()));
+            }
             Err(line) => problems.push(line),
         }
     }
@@ -100,33 +97,14 @@ fn check(args: &CheckArgs) -> Result<i32, String> {
         problems.iter().for_each(|line| say(line));
         return Err(last);
     }
-    let gate = rules.apply(&mut reports);
-    let argv = ["avleak", "check"].map(str::to_string).to_vec();
-    let mut run = verdict::sum_up(argv, None, i32::from(args.error_exitcode), reports);
-    run.gate = gate;
-    if let [only] = &mut run.processes[..] {
-        only.exit = Some(run.exit.clone());
-        only.gate.clone_from(&run.gate);
+    Ok(args.telling.tell("check", &rules, reports, problems))
+}
+
+fn save(file: &Path, session: &[u8]) -> Result<(), String> {
+    if session.is_empty() {
+        return Err("the analyzer sent no session: are both of one version of avleak?".into());
     }
-    if !args.quiet {
-        let stdout = std::io::stdout();
-        let options = TextOptions::for_stream(args.color, args.all, &stdout);
-        let text = match &run.processes[..] {
-            [only] => text::process(only, &options),
-            _ => text::run(&run, &options),
-        };
-        match stdout.lock().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                problems.push(format!("cannot write to stdout: {}", crate::render::errno::name(&error)));
-            }
-            _ => (),
-        }
-    }
-    let code = run.exit.code;
-    problems.extend(args.gate.generate(&run.processes).err());
-    problems.extend(args.outputs.write(&document(run)).iter().map(ToString::to_string));
-    problems.iter().for_each(|line| say(line));
-    Ok(if problems.is_empty() { code } else { EXIT_AVLEAK })
+    file::write(file, session).map_err(|error| error.to_string())
 }
 
 fn pids(whom: &[Whom]) -> Result<Vec<i32>, String> {

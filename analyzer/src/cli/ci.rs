@@ -119,6 +119,7 @@ fn run_command(args: &CiArgs) -> Result<i32, String> {
         monitor: &Wishes::default(),
         http: &http::Wish::default(),
         gate: &args.gate,
+        session_dir: None,
     };
     let observation = observe(&order)?;
     let mut report = observation.sum_up(&args.command, &rules, i32::from(args.error_exitcode));

@@ -67,6 +67,9 @@ pub struct Question {
     pub hold_s: f64,
     /// Only what was not lost at the last check.
     pub increased: bool,
+    /// The session's file is to follow the report.
+    #[serde(default)]
+    pub session: bool,
 }
 
 /// What comes back.
@@ -111,17 +114,27 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether the session's file is to follow the answer.
+    pub fn wants_session(&self) -> bool {
+        matches!(self.request, Request::Check(Question { session: true, .. }))
+    }
+
     /// Answers.
     pub fn answer(self, answer: &Answer) {
-        send(self.connection, answer);
+        self.answer_with(answer, None);
+    }
+
+    /// Answers, with the session's file behind the line.
+    pub fn answer_with(self, answer: &Answer, session: Option<&[u8]>) {
+        send(self.connection, answer, session.unwrap_or(&[]));
     }
 }
 
-fn send(mut connection: UnixStream, answer: &Answer) {
+fn send(mut connection: UnixStream, answer: &Answer, behind: &[u8]) {
     if let Ok(mut line) = serde_json::to_vec(answer) {
         line.push(b'\n');
         // Who asked may have gone.
-        let _ = connection.write_all(&line);
+        let _ = connection.write_all(&line).and_then(|()| connection.write_all(behind));
     }
 }
 
@@ -160,7 +173,7 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
     let _ = connection.set_write_timeout(Some(PATIENCE));
     if peer != 0 && peer != own {
         let line = format!("the analyzer of this process runs as user {own}: ask as that user or as root");
-        send(connection, &Answer::Error(line));
+        send(connection, &Answer::Error(line), &[]);
         return None;
     }
     let mut line = String::new();
@@ -173,19 +186,19 @@ fn asked(connection: UnixStream, own: u32) -> Option<Asked> {
         Err(error) => {
             let text =
                 format!("the analyzer did not understand the question ({error}): are both of one version of avleak?");
-            send(connection, &Answer::Error(text));
+            send(connection, &Answer::Error(text), &[]);
             None
         }
     }
 }
 
-/// Asks for a check of a process.
+/// Asks for a check of a process. Returns the report, and the session's file where that was asked for.
 ///
 /// # Errors
 /// A line: it cannot be asked, or why there is no report.
-pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
+pub fn ask(pid: i32, question: &Question) -> Result<(Report, Vec<u8>), String> {
     match request(pid, &Request::Check(question.clone()))? {
-        Answer::Report(report) => Ok(*report),
+        (Answer::Report(report), session) => Ok((*report, session)),
         _ => Err(other_answer(pid)),
     }
 }
@@ -197,7 +210,7 @@ pub fn ask(pid: i32, question: &Question) -> Result<Report, String> {
 pub fn state(pid: i32, checked: bool) -> Result<Process, String> {
     let look = if checked { Look::Check } else { Look::State };
     match request(pid, &Request::Look { look })? {
-        Answer::State(state) => Ok(*state),
+        (Answer::State(state), _) => Ok(*state),
         _ => Err(other_answer(pid)),
     }
 }
@@ -208,7 +221,7 @@ pub fn state(pid: i32, checked: bool) -> Result<Process, String> {
 /// As of [`ask`].
 pub fn groups(pid: i32, key: &str, object: &str) -> Result<(Vec<Group>, f64), String> {
     match request(pid, &Request::Look { look: Look::Groups { key: key.into(), object: object.into() } })? {
-        Answer::Groups { groups, duration_s } => Ok((groups, duration_s)),
+        (Answer::Groups { groups, duration_s }, _) => Ok((groups, duration_s)),
         _ => Err(other_answer(pid)),
     }
 }
@@ -217,7 +230,8 @@ fn other_answer(pid: i32) -> String {
     format!("the answer about pid {pid} is to another question: are both of one version of avleak?")
 }
 
-fn request(pid: i32, request: &Request) -> Result<Answer, String> {
+/// The answer, and what is behind its line.
+fn request(pid: i32, request: &Request) -> Result<(Answer, Vec<u8>), String> {
     let cannot = |error: std::io::Error| format!("cannot ask about pid {pid}: {}", crate::render::errno::name(&error));
     let mut connection =
         address(pid).and_then(|address| UnixStream::connect_addr(&address)).map_err(|_| nobody(pid))?;
@@ -241,7 +255,7 @@ fn request(pid: i32, request: &Request) -> Result<Answer, String> {
     if text == UNDERSTOOD {
         text.clear();
         let _ = connection.set_read_timeout(Some(ANSWER_PATIENCE));
-        read = reader.read_to_string(&mut text);
+        read = reader.read_line(&mut text);
     }
     if text.is_empty() {
         written.map_err(cannot)?;
@@ -249,7 +263,13 @@ fn request(pid: i32, request: &Request) -> Result<Answer, String> {
     }
     match serde_json::from_str(&text) {
         Ok(Answer::Error(line)) => Err(format!("pid {pid}: {line}")),
-        Ok(answer) => Ok(answer),
+        Ok(answer) => {
+            let mut behind = Vec::new();
+            if matches!(request, Request::Check(Question { session: true, .. })) {
+                reader.read_to_end(&mut behind).map_err(cannot)?;
+            }
+            Ok((answer, behind))
+        }
         Err(_) if text.is_empty() => Err(format!("pid {pid} ended, or its analyzer did, before there was an answer")),
         Err(error) => {
             Err(format!("the answer about pid {pid} makes no sense ({error}): are both of one version of avleak?"))
@@ -310,7 +330,7 @@ mod tests {
     fn who_does_not_answer_is_not_waited_for_long() {
         let pid = -(std::process::id() as i32) - 1;
         let _listener = UnixListener::bind_addr(&address(pid).unwrap()).unwrap();
-        let question = Question { level: Level::Normal, hold_s: 0.0, increased: false };
+        let question = Question { level: Level::Normal, hold_s: 0.0, increased: false, session: false };
         assert_eq!(ask(pid, &question), Err(format!("the analyzer of pid {pid} does not answer: is it stopped?")));
     }
 
@@ -320,12 +340,12 @@ mod tests {
         let (sender, asked) = crossbeam_channel::unbounded();
         let door = open(pid, sender, |asked| asked).expect("a door");
         assert!(all().unwrap().contains(&pid));
-        let question = Question { level: Level::Strict, hold_s: 1.5, increased: true };
+        let question = Question { level: Level::Strict, hold_s: 1.5, increased: true, session: true };
         let expected = question.clone();
         let answering = std::thread::spawn(move || {
             let first: Asked = asked.recv().unwrap();
             assert_eq!(first.request, Request::Check(expected));
-            first.answer(&Answer::Report(Box::new(sample::leaking())));
+            first.answer_with(&Answer::Report(Box::new(sample::leaking())), Some(b"a\nb"));
             asked.recv().unwrap().answer(&Answer::Error("busy".into()));
             let look: Asked = asked.recv().unwrap();
             assert_eq!(look.request, Request::Look { look: Look::State });
@@ -337,7 +357,7 @@ mod tests {
             asked.recv().unwrap().answer(&Answer::Groups { groups: Vec::new(), duration_s: 0.0 });
             asked
         });
-        assert_eq!(ask(pid, &question), Ok(sample::leaking()));
+        assert_eq!(ask(pid, &question), Ok((sample::leaking(), b"a\nb".to_vec())));
         assert_eq!(ask(pid, &question), Err(format!("pid {pid}: busy")));
         assert_eq!(state(pid, false), Ok(Process { pid: 812, checks: 3, ..Process::default() }));
         assert_eq!(groups(pid, "0a", "AVFrame"), Ok((vec![sample::plain_group()], 2.5)));

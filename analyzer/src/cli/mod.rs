@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod check;
 pub mod ci;
 pub mod control;
+mod core;
 pub mod diff;
 pub mod gate_options;
 mod http_options;
@@ -19,8 +20,10 @@ pub mod preflight;
 mod python;
 pub mod report;
 pub mod run;
+pub mod saved_sessions;
 pub mod serve;
 pub mod supervise;
+mod telling;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +40,7 @@ struct Arguments {
 enum Command {
     Run(run::RunArgs),
     Check(Box<check::CheckArgs>),
+    Core(Box<core::CoreArgs>),
     Ci(ci::CiArgs),
     Report(report::ReportArgs),
     Baseline(baseline::BaselineArgs),
@@ -56,6 +60,7 @@ pub fn main() -> i32 {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Core(arguments) => core::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Baseline(arguments) => baseline::run(&arguments),

@@ -54,6 +54,8 @@ pub struct Order<'a> {
     pub http: &'a http::Wish,
     /// What such checks let through.
     pub gate: &'a GateOptions,
+    /// Where sessions are saved whose process ended with nobody to look at its memory.
+    pub session_dir: Option<&'a Path>,
 }
 
 /// What was seen of a command that has ended.
@@ -130,8 +132,9 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         names_peaks: order.files,
         traces: options.ptrace,
         patience: PATIENCE,
-        monitor: order.monitor.clone().or(options.monitor).settle(&options.report_dir.to_string_lossy()),
-        http: order.http.clone().or(options.http),
+        monitor: order.monitor.clone().or(options.monitor.clone()).settle(&options.report_dir.to_string_lossy()),
+        http: order.http.clone().or(options.http.clone()),
+        sessions: options.sessions(order.session_dir),
         let_through: order.gate.into(),
     })?;
     // Where it serves is known before the command can want to know.

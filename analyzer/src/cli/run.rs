@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 
 use super::gate_options::GateOptions;
 use super::http_options::HttpArgs;
 use super::monitor_options::MonitorArgs;
 use super::observe::{Observation, Order, observe, say};
 use super::only::OnlyArgs;
-use super::outputs::Outputs;
+use super::outputs::{Outputs, check_writable};
 use super::python::PythonArgs;
 use crate::gate::apply::Rules;
 use crate::render::load::AnyReport;
@@ -39,6 +40,9 @@ pub struct RunArgs {
     /// When to colour
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     color: ColorChoice,
+    /// Save the sessions of processes that dump core untraced to this folder, for `avleak core`
+    #[arg(long, value_name = "FOLDER")]
+    session_dir: Option<PathBuf>,
     #[command(flatten)]
     only: OnlyArgs,
     #[command(flatten)]
@@ -89,6 +93,10 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
     args.outputs.check().map_err(|error| format!("{error}; the command was not started"))?;
     let rules = args.gate.load().map_err(|line| format!("{line}; the command was not started"))?;
     args.gate.check().map_err(|error| format!("{error}; the command was not started"))?;
+    if let Some(folder) = &args.session_dir {
+        check_writable("session-dir", &folder.join("avleak.session"))
+            .map_err(|error| format!("{error}; the command was not started"))?;
+    }
     let wishes = args.monitor.wishes().map_err(|line| format!("{line}; the command was not started"))?;
     let order = Order {
         command: &args.command,
@@ -100,6 +108,7 @@ fn run_command(args: &RunArgs) -> Result<i32, String> {
         monitor: &wishes,
         http: &args.http.wish(),
         gate: &args.gate,
+        session_dir: args.session_dir.as_deref(),
     };
     conclude(args, &rules, observe(&order)?)
 }

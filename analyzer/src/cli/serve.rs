@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use avleak_wire::options::{self, KEYS};
 use avleak_wire::registration::PATIENCE_MS;
 
 use super::gate_options::GateOptions;
+use super::saved_sessions::SavedSessions;
 use crate::http;
 use crate::keeper::{Keeper, KeeperOptions, News};
 use crate::monitor::settings::Wishes;
@@ -41,6 +42,8 @@ pub struct Options {
     pub monitor: Wishes,
     /// Tell of it over HTTP.
     pub http: http::Wish,
+    /// Save its session where nobody can look at its memory when it ends: always, never, or where there may be a core.
+    pub session: Option<bool>,
 }
 
 /// The folder in which the program was started: it may have moved since (a daemon goes to `/`).
@@ -55,6 +58,14 @@ impl Options {
         Self::parse(&std::env::var("AVLEAK_OPTIONS").unwrap_or_default())
     }
 
+    /// Where sessions are saved; `folder`: where, unless they are asked for and go beside the reports.
+    pub fn sessions(&self, folder: Option<&Path>) -> Option<SavedSessions> {
+        match (self.session, folder) {
+            (Some(false), _) | (None, None) => None,
+            (session, folder) => Some(SavedSessions::to(folder.unwrap_or(&self.report_dir), session == Some(true))),
+        }
+    }
+
     fn parse(text: &str) -> Self {
         let folder = working_folder();
         let mut options = Self {
@@ -64,6 +75,7 @@ impl Options {
             ptrace: true,
             monitor: Wishes::default(),
             http: http::Wish::default(),
+            session: None,
         };
         let take = |key: &'static str, value: &str| match key {
             "report_dir" => options.report_dir = options.report_dir.join(value),
@@ -76,6 +88,7 @@ impl Options {
             }
             "quiet" => options.quiet = value == "1",
             "ptrace" => options.ptrace = value == "1",
+            "session" => options.session = ["0", "1"].iter().position(|known| *known == value).map(|at| at == 1),
             "check_interval" => options.monitor.interval_ms = options::milliseconds(value),
             "alert_frames" => options.monitor.frames = options::count(value),
             "alert_bytes" => options.monitor.bytes = options::bytes(value),
@@ -121,6 +134,7 @@ pub fn run(args: &ServeArgs) -> i32 {
         patience: Duration::from_millis(PATIENCE_MS),
         monitor: options.monitor.clone().settle(&options.report_dir.to_string_lossy()),
         http: options.http.clone(),
+        sessions: options.sessions(Some(&options.report_dir)),
         let_through: (&GateOptions::default()).into(),
     };
     let mut keeper = match Keeper::start(&options_of_keeper) {
@@ -200,7 +214,12 @@ mod tests {
         let options = Options::parse("report_dir=/var/log/avleak:level=draconian:quiet=1:ptrace=0:nonsense=3");
         assert_eq!(options.report_dir, PathBuf::from("/var/log/avleak"));
         assert_eq!((options.level, options.quiet, options.ptrace), (Level::Draconian, true, false));
+        assert_eq!(options.sessions(Some(Path::new("/x"))), Some(SavedSessions::to(Path::new("/x"), false)));
+        assert_eq!(options.sessions(None), None);
         assert_eq!((options.monitor, options.http), (Wishes::default(), http::Wish::default()));
+        let options = Options::parse("report_dir=/log:session=1");
+        assert_eq!(options.sessions(None), Some(SavedSessions::to(Path::new("/log"), true)));
+        assert_eq!(Options::parse("session=0").sessions(Some(Path::new("/x"))), None);
         let options = Options::parse("quiet=1:http=127.0.0.1:9464:http_token_file=/etc/token:level=strict");
         assert_eq!((options.quiet, options.level), (true, Level::Strict));
         assert_eq!(options.http.address, Some(([127, 0, 0, 1], 9464).into()));

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::control::{self, Answer, Asked, Door, Look, Request};
+use super::saved_sessions::SavedSessions;
 use crate::board::{Board, Posted, Watched, state};
 use crate::check::inspector::{self, Inspector};
 use crate::check::{self, Found, Order, Reach, Subject};
@@ -18,11 +20,17 @@ use crate::monitor::Monitor;
 use crate::monitor::deliver::Delivery;
 use crate::monitor::rounds::{self, Rounds};
 use crate::monitor::settings::Settings;
+use crate::render::file;
 use crate::render::progress::Progress;
 use crate::report::model::{Ended, Level, Report};
+use crate::session::saved;
 use crate::session::server::{Session, Trace};
 use crate::session::vault;
+use crate::target::exit_status::ExitStatus;
 use crate::target::tracer::{Tracer, TracerEvent};
+
+/// Saves a session to a file; returns its path where that was done.
+type Save<'a> = &'a dyn Fn(&Path, &[u8]) -> Option<String>;
 
 /// How long after a process's death its tracer may still report the end that it held.
 const GRACE: Duration = Duration::from_millis(300);
@@ -35,6 +43,8 @@ pub enum WatchEvent {
     Died {
         /// Which session: pids come again.
         session: u64,
+        /// How, where the kernel tells.
+        how: Option<ExitStatus>,
     },
     /// Somebody asks about a process that lives.
     Asked {
@@ -76,6 +86,8 @@ pub struct Watch {
     told: Told,
     /// How often processes are checked while they run on, and what is worth an alert.
     pub monitoring: Option<Settings>,
+    /// Where sessions are saved whose process ended with nobody to look at its memory.
+    pub sessions_to: Option<SavedSessions>,
     /// What the verdict of such checks lets through.
     pub rules: Arc<Rules>,
     /// The processes, for whoever asks over HTTP.
@@ -99,6 +111,33 @@ struct Known {
     _door: Option<Door>,
 }
 
+/// What is known of a process beside its session, for its end.
+#[derive(Default)]
+struct Aside {
+    watched: Option<Arc<Watched>>,
+    dumped_core: Option<bool>,
+}
+
+impl Known {
+    /// The session, and what is known beside; doors and boards close.
+    fn part(self) -> (Box<Session>, Aside) {
+        (self.session, Aside { watched: Some(self.watched), dumped_core: None })
+    }
+}
+
+impl Aside {
+    fn known(self) -> check::Known {
+        let monitor = self.watched.as_ref().and_then(|watched| watched.monitor.as_ref());
+        let grew = monitor.map(|monitor| monitor.lock().unwrap_or_else(PoisonError::into_inner).grew().to_vec());
+        check::Known {
+            remembered: self.watched.and_then(|watched| watched.inspector.take_remembered()),
+            grew: grew.unwrap_or_default(),
+            dumped_core: self.dumped_core,
+            session: None,
+        }
+    }
+}
+
 impl Watch {
     /// Nobody is watched yet. Without a tracer every process is reported unclassified.
     pub fn new(level: Level, quiet: bool, tracer: Option<Arc<Tracer>>, told: Told, noted: Noted) -> Self {
@@ -115,6 +154,7 @@ impl Watch {
             names_peaks: true,
             told,
             monitoring: None,
+            sessions_to: None,
             rules: Arc::default(),
             board: None,
             noted,
@@ -150,7 +190,7 @@ impl Watch {
         let found = session.shelf.as_ref().and_then(vault::finding);
         if let Some(found) = found.and_then(|bytes| postcard::from_bytes::<Found>(&bytes).ok()) {
             // Another analyzer has looked at its memory already, and let it go.
-            return self.check(session, None, Reach::Found(Box::new(found)));
+            return self.check(session, Aside::default(), None, Reach::Found(Box::new(found)));
         }
         self.await_death(&session);
         let door = control::open(pid, self.sender.clone(), move |asked| WatchEvent::Asked { session: number, asked });
@@ -170,7 +210,8 @@ impl Watch {
         let known = Known { session, watched, _rounds: rounds, _posted: posted, _door: door };
         if let Some(before) = self.sessions.insert(pid, known) {
             // The same process under a new program: the old image is gone.
-            self.check(before.session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
+            let (session, aside) = before.part();
+            self.check(session, aside, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
         }
         if let Some(early) = self.early.remove(&pid) {
             self.on_tracer(early);
@@ -216,7 +257,7 @@ impl Watch {
                 return;
             }
         };
-        let Some(Known { session, .. }) = self.sessions.remove(&pid) else {
+        let Some((session, aside)) = self.sessions.remove(&pid).map(Known::part) else {
             // Of processes that never registered: forgotten when they are many.
             if self.early.len() > 256 {
                 self.early.clear();
@@ -226,12 +267,14 @@ impl Watch {
         };
         match event {
             TracerEvent::Ending { ended, threads, all_stopped, .. } => {
-                self.check(session, Some(ended), Reach::Held { threads, all_stopped });
+                self.check(session, aside, Some(ended), Reach::Held { threads, all_stopped });
             }
-            TracerEvent::Exec { .. } => self.check(session, Some(Ended::Exec(true)), Reach::Gone(EXECED.into())),
+            TracerEvent::Exec { .. } => {
+                self.check(session, aside, Some(Ended::Exec(true)), Reach::Gone(EXECED.into()));
+            }
             TracerEvent::Gone { ended, .. } => {
                 let why = "the process vanished before it could be held: what was alive is unclassified".to_string();
-                self.check(session, ended, Reach::Gone(why));
+                self.check(session, aside, ended, Reach::Gone(why));
             }
             TracerEvent::Expired { .. } | TracerEvent::AllTold | TracerEvent::Lost => (),
         }
@@ -242,10 +285,13 @@ impl Watch {
         match event {
             WatchEvent::Checked => self.checking -= 1,
             WatchEvent::Asked { session, asked } => self.answer(session, asked),
-            WatchEvent::Died { session } => {
+            WatchEvent::Died { session, how } => {
                 let pid = self.sessions.iter().find(|(_, known)| known.session.number == session).map(|(&pid, _)| pid);
                 if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
-                    self.check(known.session, None, Reach::Gone("nobody saw how it ended".into()));
+                    let (session, mut aside) = known.part();
+                    aside.dumped_core = how.map(|how| how.dumped_core);
+                    let why = "nobody could look at it when it ended".into();
+                    self.check(session, aside, how.map(|how| how.ended), Reach::Gone(why));
                 }
             }
         }
@@ -284,9 +330,14 @@ impl Watch {
             return asked.answer(&Answer::Error("it ended".into()));
         };
         let (watched, pid) = (known.watched.clone(), known.session.pid);
+        let head = asked.wants_session().then(|| known.session.head(None));
         let work = move || {
-            let answer = answer(&watched, &asked.request);
-            asked.answer(&answer.unwrap_or_else(Answer::Error));
+            let found = answer(&watched, &asked.request);
+            let saved = head.map(|head| watched.inspector.session_file(&head)).transpose();
+            match (found, saved) {
+                (Ok(answer), Ok(session)) => asked.answer_with(&answer, session.as_deref()),
+                (Err(line), _) | (_, Err(line)) => asked.answer(&Answer::Error(line)),
+            }
         };
         // Where there is no thread whoever asked sees the connection closed.
         let spawned = std::thread::Builder::new().name(format!("live-{pid}")).spawn(work);
@@ -296,9 +347,9 @@ impl Watch {
     /// Those that still run are reported as they are: alive, unclassified.
     pub fn give_up_on_running(&mut self) {
         let left: Vec<Known> = self.sessions.drain().map(|(_, known)| known).collect();
-        for Known { session, .. } in left {
+        for (session, aside) in left.into_iter().map(Known::part) {
             let why = "the process still ran when the watch ended: what was alive is unclassified".to_string();
-            self.check(session, None, Reach::Gone(why));
+            self.check(session, aside, None, Reach::Gone(why));
         }
     }
 
@@ -307,7 +358,7 @@ impl Watch {
         let (pid, pidfd) = (session.pid, session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()));
         let sender = self.sender.clone();
         let spawned = std::thread::Builder::new().name(format!("await-{}", session.pid)).spawn(move || {
-            match pidfd {
+            match &pidfd {
                 Some(pidfd) => {
                     let mut polled =
                         [rustix::event::PollFd::from_borrowed_fd(pidfd.as_fd(), rustix::event::PollFlags::IN)];
@@ -320,27 +371,42 @@ impl Watch {
                     }
                 }
             }
+            // As soon as may be: it is its parent's to take away.
+            let how = ExitStatus::of(pid, pidfd.as_ref());
             // The tracer knows more: it speaks first.
             std::thread::sleep(GRACE);
-            let _ = sender.send(WatchEvent::Died { session: number });
+            let how = how.or_else(|| ExitStatus::of(pid, pidfd.as_ref()));
+            let _ = sender.send(WatchEvent::Died { session: number, how });
         });
         // Without the thread the tracer's word is the only one.
         drop(spawned);
     }
 
-    fn check(&mut self, session: Box<Session>, ended: Option<Ended>, reach: Reach) {
+    fn check(&mut self, session: Box<Session>, aside: Aside, ended: Option<Ended>, reach: Reach) {
         let stopped_at = Instant::now();
         self.checking += 1;
         (self.told)(session.number, None);
         let told = self.told.clone();
         let (level, quiet, names_peaks) = (self.level, self.quiet, self.names_peaks);
         let (tracer, cancel) = (self.tracer.clone(), self.cancel.clone());
+        let (to, noted) = (self.sessions_to.clone(), self.noted.clone());
         let sender = self.sender.clone();
-        let name = format!("check-{}", session.pid);
+        let pid = session.pid;
+        let name = format!("check-{pid}");
         let work = move || {
             let number = session.number;
+            let known = aside.known();
+            let save = |file: &Path, bytes: &[u8]| match file::write(file, bytes) {
+                Ok(()) => Some(file.to_string_lossy().into_owned()),
+                Err(error) => {
+                    noted(Note::Line(format!("the session of pid {pid} is not saved: {error}")));
+                    None
+                }
+            };
+            let save = (to.as_ref(), &save as Save<'_>);
+            let options = (level, names_peaks, quiet);
             let report =
-                check_one(*session, ended, reach, (level, names_peaks), quiet, tracer.as_deref(), &cancel, stopped_at);
+                check_one(*session, known, ended, reach, options, save, tracer.as_deref(), &cancel, stopped_at);
             told(number, Some(&report));
             let _ = sender.send(WatchEvent::Checked);
         };
@@ -379,10 +445,11 @@ const EXECED: &str =
 #[allow(clippy::too_many_arguments, reason = "a thread's whole task")]
 fn check_one(
     session: Session,
+    mut known: check::Known,
     ended: Option<Ended>,
     reach: Reach,
-    (level, names_peaks): (Level, bool),
-    quiet: bool,
+    (level, names_peaks, quiet): (Level, bool, bool),
+    (to, save): (Option<&SavedSessions>, Save<'_>),
     tracer: Option<&Tracer>,
     cancel: &AtomicBool,
     stopped_at: Instant,
@@ -392,8 +459,9 @@ fn check_one(
     let held = matches!(reach, Reach::Held { .. });
     let progress = if held { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
     let (done_before, kept_at) = (AtomicU64::new(0), AtomicU64::new(0));
+    let head = session.head(ended);
     let drained = session.drain.finish();
-    let drained = match drained {
+    let mut drained = match drained {
         Ok(drained) => drained,
         Err(panic) => {
             if held && let Some(tracer) = tracer {
@@ -403,6 +471,12 @@ fn check_one(
             return Report::of_failure(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &why);
         }
     };
+    if let Some(to) = to.filter(|to| matches!(reach, Reach::Gone(_)) && to.wants(ended, known.dumped_core)) {
+        let beside = saved::Known { grew: known.grew.clone() };
+        // Where there is no memory for it there is none.
+        let bytes = saved::bytes(&head, &mut drained, &beside).ok();
+        known.session = bytes.and_then(|bytes| save(&to.file_of(pid), &bytes));
+    }
     let subject = Subject {
         pid,
         exe: session.exe.to_string_lossy().into_owned(),
@@ -414,6 +488,7 @@ fn check_one(
         writable_before: session.writable_before,
         untraced: session.untraced,
         notes: Vec::new(),
+        known,
     };
     check::run(
         subject,

@@ -78,22 +78,35 @@ pub struct GoProcess {
 impl GoProcess {
     /// Looks for Go in every file that is mapped as code in the process of thread `tid`.
     pub fn discover(tid: i32, maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -> Self {
-        let mut found = Self::default();
-        let mut seen: Vec<(u64, (u32, u32))> = Vec::new();
         // The program itself is there even where its file was replaced.
         let program = format!("/proc/{tid}/exe");
         let program_inode = std::fs::metadata(&program).map_or(0, |data| data.ino());
+        let file_of = |mapping: &Mapping| {
+            let path = mapping.path()?;
+            match mapping.inode == program_inode {
+                true => open(Path::new(&program), mapping).or_else(|| open_below_root(tid, path, mapping)),
+                false => open_below_root(tid, path, mapping),
+            }
+        };
+        Self::discover_in(&file_of, maps, threads, memory)
+    }
+
+    /// Looks for Go in every file that is mapped as code; `file_of` opens the one behind a mapping.
+    pub fn discover_in(
+        file_of: &dyn Fn(&Mapping) -> Option<File>,
+        maps: &[Mapping],
+        threads: &[ThreadState],
+        memory: &dyn Memory,
+    ) -> Self {
+        let mut found = Self::default();
+        let mut seen: Vec<(u64, (u32, u32))> = Vec::new();
         for mapping in maps.iter().filter(|mapping| mapping.executable) {
             let (Some(path), key) = (mapping.path(), (mapping.inode, mapping.device)) else { continue };
             if seen.contains(&key) {
                 continue;
             }
             seen.push(key);
-            let opened = match mapping.inode == program_inode {
-                true => open(Path::new(&program), mapping).or_else(|| open_below_root(tid, path, mapping)),
-                false => open_below_root(tid, path, mapping),
-            };
-            let Some(file) = opened else { continue };
+            let Some(file) = file_of(mapping) else { continue };
             let Some(image) = GoImage::open(&file) else { continue };
             let Some(bias) = image.bias(mapping.offset, mapping.range.start) else { continue };
             let module = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

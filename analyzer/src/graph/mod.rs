@@ -120,6 +120,26 @@ impl Graph {
         graph
     }
 
+    /// The part of it that is about some blocks, for their indices elsewhere; `None`: not there.
+    pub fn only(&self, place: &dyn Fn(u32) -> Option<u32>) -> Self {
+        let places = |all: &[u32]| all.iter().filter_map(|&at| place(at)).collect::<Vec<u32>>();
+        let mut only = Self::default();
+        for buffer in &self.buffers {
+            let refs = places(&buffer.refs);
+            if refs.is_empty() {
+                continue;
+            }
+            only.buffer_of_ref.extend(refs.iter().map(|&at| (at, only.buffers.len() as u32)));
+            only.buffers.push(Buffer { refs, payload: buffer.payload.and_then(place), ..buffer.clone() });
+        }
+        for (&index, refs) in &self.refs_of {
+            only.refs_of.extend(place(index).map(|index| (index, places(refs))));
+        }
+        only.frames.extend(self.frames.iter().filter_map(|(&index, facts)| Some((place(index)?, *facts))));
+        only.packet_pts.extend(self.packet_pts.iter().filter_map(|(&index, pts)| Some((place(index)?, *pts))));
+        only
+    }
+
     fn read_refs(&mut self, blocks: &[LiveBlock], memory: &dyn Memory) {
         let mut known: FxHashMap<u64, u32> = FxHashMap::default();
         for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.kind == ObjectKind::BufferRef) {

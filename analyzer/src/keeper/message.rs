@@ -11,6 +11,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::saved_sessions::SavedSessions;
 use crate::http::Service;
 use crate::monitor::settings::Settings;
 use crate::report::model::Level;
@@ -35,6 +36,8 @@ pub struct Setup {
     pub patience_ms: u64,
     /// How processes are checked while they run on; `None`: only when somebody asks.
     pub monitor: Option<Settings>,
+    /// Where sessions are saved whose process ended with nobody to look at its memory; `None`: nowhere.
+    pub sessions: Option<SavedSessions>,
     /// What is told over HTTP, on the socket that is the last descriptor beside this; `None`: nothing.
     pub http: Option<Service>,
     /// What the verdict of checks of running processes lets through.

@@ -25,6 +25,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use self::message::{FromAnalyzer, LetThrough, Setup, ToAnalyzer};
+use crate::cli::saved_sessions::SavedSessions;
 use crate::http;
 use crate::monitor::settings::Settings;
 use crate::report::model::{Level, Report};
@@ -70,6 +71,8 @@ pub struct KeeperOptions {
     pub patience: Duration,
     /// How processes are checked while they run on; `None`: only when somebody asks.
     pub monitor: Option<Settings>,
+    /// Where sessions are saved whose process ended with nobody to look at its memory; `None`: nowhere.
+    pub sessions: Option<SavedSessions>,
     /// Where is told of them over HTTP, if anywhere.
     pub http: http::Wish,
     /// What the verdict of checks of running processes lets through.
@@ -155,6 +158,7 @@ impl Keeper {
             untraced,
             patience_ms: options.patience.as_millis() as u64,
             monitor: options.monitor.clone(),
+            sessions: options.sessions.clone(),
             http: service,
             let_through: options.let_through.clone(),
         };

@@ -20,11 +20,15 @@ use serde::{Deserialize, Serialize};
 use self::alert::{About, Alert, Finding, Goroutines, Reason};
 use self::series::{Growth, Sample, Series};
 use self::settings::Settings;
+use crate::check::as_json;
 use crate::render::brief;
 use crate::report::model::{Class, Group, Report, Verdict};
+use crate::report::post_mortem::Grown;
 
 /// Groups of which series are kept: the worst ones, as reports order them.
 const MOST_SERIES: usize = 2_000;
+/// Groups that are remembered as growing.
+const MOST_GROWN: usize = 20;
 /// Alerts of one check; the others come with the next ones.
 const MOST_ALERTS: usize = 10;
 /// Groups of which it is remembered that they were alerted of.
@@ -60,6 +64,9 @@ struct State {
     doubtful: FxHashMap<String, Told>,
     /// By a group's id, [`PROCESS`] or [`GOROUTINES`].
     told: FxHashMap<String, Told>,
+    /// What grew at the last check.
+    #[serde(with = "as_json")]
+    grew: Vec<Grown>,
 }
 
 /// The monitor of one process.
@@ -97,6 +104,34 @@ impl Monitor {
         (self.state.checks, self.state.failed)
     }
 
+    /// What grew at the last check: what it comes to is known though nobody may be there to look when the process ends.
+    pub fn grew(&self) -> &[Grown] {
+        &self.state.grew
+    }
+
+    fn growing(&self, report: &Report) -> Vec<Grown> {
+        let grown = |group: &Group| {
+            let growth = self.series(&group.id)?.growth()?;
+            Some(Grown {
+                group: group.id.clone(),
+                class: group.class,
+                object: group.object.clone(),
+                count: group.count,
+                per_hour: growth.per_second * 3600.0,
+                checks: growth.checks as u64,
+                stack: group.stack.clone(),
+            })
+        };
+        // What frames and contexts are made of grows with them.
+        let mut all: Vec<(bool, Grown)> =
+            report.groups.iter().filter_map(|group| Some((is_whole(group), grown(group)?))).collect();
+        if all.iter().any(|(whole, _)| *whole) {
+            all.retain(|(whole, _)| *whole);
+        }
+        all.sort_by(|a, b| b.1.per_hour.total_cmp(&a.1.per_hour));
+        all.into_iter().map(|(_, grown)| grown).take(MOST_GROWN).collect()
+    }
+
     /// The series of a group, by its id.
     pub fn series(&self, id: &str) -> Option<&Series> {
         self.state.groups.get(id)
@@ -109,6 +144,7 @@ impl Monitor {
             self.doubt(report);
         }
         self.record(report);
+        self.state.grew = self.growing(report);
         let mut findings = Vec::new();
         let whole_rises = |group: &Group| is_whole(group) && self.series(&group.id).is_some_and(Series::rises);
         let parts_count = !report.groups.iter().any(whole_rises);

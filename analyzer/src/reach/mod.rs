@@ -181,6 +181,13 @@ pub struct Reachability {
 }
 
 impl Reachability {
+    /// As found at another time: classes and what is outermost, by block. Nothing is known of holders.
+    pub fn recalled(classes: Vec<Class>, outermost: Vec<bool>) -> Self {
+        let (scanned_bytes, unreadable_bytes, dropped_pointers) = (0, 0, 0);
+        let holders = chain::Holders(Vec::new());
+        Self { classes, outermost, holders, scanned_bytes, unreadable_bytes, dropped_pointers }
+    }
+
     /// The class of a block; [`Class::Unclassified`] for an index out of range.
     pub fn class(&self, block: u32) -> Class {
         self.classes.get(block as usize).copied().unwrap_or(Class::Unclassified)

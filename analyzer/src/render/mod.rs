@@ -25,6 +25,7 @@ pub mod junit;
 pub mod load;
 pub mod markdown;
 pub mod ndjson;
+mod post_mortem;
 pub mod pprof;
 mod pprof_proto;
 pub mod progress;

@@ -199,6 +199,7 @@ pub(super) fn observed(page: &mut Page, report: &Report) {
         MemoryMeans::Ptrace => "stopped by ptrace, whole memory and registers".to_string(),
         MemoryMeans::VmReadv => "memory read without ptrace, no registers".to_string(),
         MemoryMeans::Cooperative => "memory copied by the interposer, no registers".to_string(),
+        MemoryMeans::Core => "memory and registers from the core file".to_string(),
         MemoryMeans::None => "memory not read".to_string(),
     }];
     if report.check.scans > 0 {
@@ -282,7 +283,8 @@ pub(super) fn caveat(page: &mut Page, report: &Report) {
     let blind: Vec<String> =
         blind_spots(&report.observed, &report.completeness).into_iter().map(|blind| blind.what).collect();
     if !blind.is_empty() {
-        let text = format!("not everything was seen, there may be more or fewer: {}", listed(&blind));
+        let limits = if report.completeness.memory == MemoryMeans::None { "more" } else { "more or fewer" };
+        let text = format!("not everything was seen, there may be {limits}: {}", listed(&blind));
         page.words(8, 8, &Line::of(Role::Warn, "caveat").and(Role::Plain, format!(": {text}")));
     }
 }

@@ -4,7 +4,7 @@ use super::flow::{Line, Page, width};
 use super::style::{ColorChoice, Role, Style};
 use super::summary;
 use super::units::bytes;
-use super::{gate, goroutines, group};
+use super::{gate, goroutines, group, post_mortem};
 use crate::render::load::AnyReport;
 use crate::report::model::{Group, Level, Report, RunReport, Verdict};
 use crate::report::words::{contents, counted, ended, grouped};
@@ -163,6 +163,7 @@ fn write_process(page: &mut Page, report: &Report, options: &TextOptions) {
         goroutines::write(page, report, options.all);
         page.blank();
     }
+    post_mortem::write(page, report);
     summary::observed(page, report);
     summary::completeness(page, report);
 }

@@ -46,6 +46,7 @@ impl Report {
             check: Check { started: now, ..Check::default() },
             timeline: None,
             go: None,
+            post_mortem: None,
             exit: None,
             gate: None,
         }

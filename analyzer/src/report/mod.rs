@@ -6,6 +6,7 @@ pub mod golang;
 pub mod groups;
 pub mod model;
 pub mod origin;
+pub mod post_mortem;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod timeline;

@@ -42,6 +42,9 @@ pub struct Report {
     /// Go's runtimes and goroutines; absent where there are none, or memory was not read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub go: Option<super::golang::Go>,
+    /// What is known of a process whose memory nobody could look at when it ended; absent where there is nothing to say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub post_mortem: Option<super::post_mortem::PostMortem>,
     /// What `avleak run` exited with, and what decided it; absent in a bare preload's report.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit: Option<ExitStatus>,
@@ -359,6 +362,8 @@ pub enum MemoryMeans {
     VmReadv,
     /// Copied by the interposer.
     Cooperative,
+    /// From the process's core file.
+    Core,
     /// Not read.
     None,
 }

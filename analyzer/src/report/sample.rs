@@ -5,6 +5,7 @@ use super::golang::{Go, GoRuntime, GoroutineGroup};
 use super::groups::{self, GroupId};
 use super::model::*;
 use super::origin::Origin;
+use super::post_mortem::{Grown, LastCheck, PostMortem};
 use super::timeline::{Peak, PeakStack, Sample, Span, Timeline};
 use super::verdict;
 
@@ -303,6 +304,7 @@ fn report(
         check: Check { started: "2025-03-01T12:14:03Z".to_string(), duration_s: 0.21, stopped_ms: 12.4, scans: 1 },
         timeline: None,
         go: None,
+        post_mortem: None,
         exit: None,
         gate: None,
     }
@@ -451,11 +453,35 @@ pub(crate) fn full() -> Report {
     report.groups.push(audio);
     report.timeline = Some(timeline());
     report.go = Some(go());
+    report.post_mortem = Some(post_mortem());
     let_through(&mut report);
     groups::sort(&mut report.groups);
     let judged = verdict::verdict(report.level, &report.leaks, &report.observed, &report.completeness);
     (report.verdict, report.reason) = (judged.verdict, judged.reason);
     report
+}
+
+/// A check before the end, a group that grew, a core and a session.
+fn post_mortem() -> PostMortem {
+    PostMortem {
+        last_check: Some(LastCheck {
+            started: "2026-03-14T15:08:51.123Z".to_string(),
+            before_end_s: 12.5,
+            lost: 34,
+            freed_since: 1,
+        }),
+        grew: vec![Grown {
+            group: "0123456789abcdef".to_string(),
+            class: Class::StillReachable,
+            object: "AVFrame".to_string(),
+            count: 120,
+            per_hour: 40.2,
+            checks: 48,
+            stack: in_pump(),
+        }],
+        dumped_core: Some(true),
+        session: Some("/var/log/avleak/avleak.812.session".to_string()),
+    }
 }
 
 /// A runtime that was searched, one that was not, and goroutines that wait with a frame each.

@@ -154,9 +154,14 @@ pub fn verdict(level: Level, leaks: &Totals, observed: &Observed, completeness: 
                 Level::Strict => "lost or possibly lost",
                 Level::Draconian => "still alive at the end",
             };
+            // Without memory only what a check before the end had judged lost is counted, and that is certain.
+            let (how, limits) = match completeness.memory {
+                MemoryMeans::None => ("lost by the last check before the end, and never given back", "more"),
+                _ => (how, "more or fewer"),
+            };
             let mut reason = format!("{}: {how}", contents(leaks));
             if !blind.is_empty() {
-                reason.push_str("; not everything was seen, there may be more or fewer: ");
+                reason.push_str(&format!("; not everything was seen, there may be {limits}: "));
                 reason.push_str(&listed(&blind));
             }
             reason

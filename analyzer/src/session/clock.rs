@@ -3,7 +3,7 @@
 use rustix::time::{ClockId, clock_gettime};
 
 /// One reading of both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reading {
     /// In stamp units.
     pub stamp: u64,
@@ -12,7 +12,7 @@ pub struct Reading {
 }
 
 /// Converts stamps of one session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Clock {
     first: Reading,
     ns_per_unit: f64,
@@ -60,6 +60,11 @@ impl Clock {
         units as f64 * self.ns_per_unit / 1e9
     }
 
+    /// Stamp units in so many seconds.
+    pub fn units(&self, seconds: f64) -> u64 {
+        (seconds * 1e9 / self.ns_per_unit) as u64
+    }
+
     /// Seconds from arming to `stamp`.
     pub fn since_arming(&self, stamp: u64) -> f64 {
         self.seconds(stamp.saturating_sub(self.first.stamp))
@@ -79,5 +84,6 @@ mod tests {
         assert!((clock.seconds(2_000_000_000) - 1.0).abs() < 1e-9);
         assert!((clock.since_arming(1_000_001_000) - 0.5).abs() < 1e-9);
         assert_eq!(clock.since_arming(0), 0.0);
+        assert!(clock.units(1.0).abs_diff(2_000_000_000) < 10 && clock.units(-1.0) == 0);
     }
 }

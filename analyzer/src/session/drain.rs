@@ -708,9 +708,9 @@ impl Worker {
     fn made(&mut self) -> Vec<Made> {
         let mut made: FxHashMap<u32, Made> =
             self.live.census.by_stack().iter().map(|made| (made.stack, *made)).collect();
-        for (ring, one) in self.young() {
+        for one in self.young() {
             let event = one.event();
-            if self.rings[ring].has_drained(&one) || self.live.has_ended(event.address, event.stamp) {
+            if self.has_drained(&one) || self.live.has_ended(event.address, event.stamp) {
                 continue;
             }
             let kind = self.types.kind_of(event.stack, event.size);

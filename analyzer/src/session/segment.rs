@@ -86,6 +86,49 @@ impl Segment {
         Ok(Arc::new(segment))
     }
 
+    /// What of it is in use beside the rings, with the place of each part: header, modules, stacks, texts.
+    pub fn parts_in_use(&self) -> Vec<(u64, Vec<u8>)> {
+        let nodes = self.header().node_count.load(Ordering::Acquire).min(wire::MAX_NODES);
+        let texts = self.header().text_bytes.load(Ordering::Acquire).min(wire::TEXT_BYTES);
+        let parts = [
+            (0, wire::PAGE),
+            (wire::MODULES_OFFSET, u64::from(self.module_count()) * size_of::<wire::ModuleRecord>() as u64),
+            (wire::NODES_OFFSET, u64::from(nodes) * size_of::<wire::StackNode>() as u64),
+            (wire::TEXTS_OFFSET, u64::from(texts)),
+        ];
+        let copied = parts.into_iter().map(|(start, bytes)| {
+            // SAFETY: all four parts lie inside the mapping, by the bounds above; atomics only.
+            let part = unsafe {
+                std::slice::from_raw_parts(self.map.as_ptr().add(start as usize).cast::<AtomicU8>(), bytes as usize)
+            };
+            (start, part.iter().map(|byte| byte.load(Ordering::Relaxed)).collect())
+        });
+        copied.collect()
+    }
+
+    /// One made of the parts of another, without rings.
+    ///
+    /// # Errors
+    /// [`SegmentError`]: a part does not fit, or it is refused as any other.
+    pub fn restore(parts: &[(u64, &[u8])]) -> Result<Arc<Self>, SegmentError> {
+        let system = |what| move |error: rustix::io::Errno| SegmentError::System(what, error.into());
+        let flags = rustix::fs::MemfdFlags::ALLOW_SEALING | rustix::fs::MemfdFlags::CLOEXEC;
+        let fd = rustix::fs::memfd_create("avleak-restored", flags).map_err(system("make"))?;
+        rustix::fs::ftruncate(&fd, wire::SEGMENT_BYTES).map_err(system("make room for"))?;
+        for &(start, mut bytes) in parts {
+            let mut at = start;
+            if start.checked_add(bytes.len() as u64).is_none_or(|end| end > wire::RINGS_OFFSET) {
+                return Err(SegmentError::NotASegment("a part lies outside".into()));
+            }
+            while !bytes.is_empty() {
+                let written = rustix::io::pwrite(&fd, bytes, at).map_err(system("write"))?;
+                (bytes, at) = (&bytes[written..], at + written as u64);
+            }
+        }
+        rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::SHRINK).map_err(system("seal"))?;
+        Self::map(fd)
+    }
+
     /// The header: atomics, each to be read once and checked.
     pub fn header(&self) -> &wire::Header {
         // SAFETY: the mapping is page-aligned, longer than the header, sealed against shrinking; atomics only.

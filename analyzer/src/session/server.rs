@@ -21,10 +21,13 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde::{Deserialize, Serialize};
 
 use super::drain::Drain;
+use super::identity::Identity;
 use super::origin;
+use super::saved::{self, Head, Moment};
 use super::segment::{Segment, SegmentError};
 use super::vault::{self, Vault};
 use crate::address::TargetRange;
+use crate::report::model::Ended;
 use crate::report::origin::Origin;
 
 /// How long a process may take to say hello.
@@ -82,10 +85,30 @@ pub struct Session {
     pub pidfd: Option<OwnedFd>,
     /// What was writable when it registered, ascending; everything where that is not known.
     pub writable_before: Vec<TargetRange>,
+    /// What its core file would be known by.
+    pub identity: Identity,
     /// Its vault, for what its check finds.
     pub shelf: Option<File>,
     /// The drain.
     pub drain: Drain,
+}
+
+impl Session {
+    /// What its file begins with.
+    pub fn head(&self, ended: Option<Ended>) -> Head {
+        Head {
+            avleak: env!("CARGO_PKG_VERSION").into(),
+            pid: self.pid,
+            exe: self.exe.as_os_str().as_bytes().to_vec(),
+            argv: self.argv.clone(),
+            origin: self.origin.clone(),
+            writable_before: self.writable_before.iter().map(|range| (range.start, range.end)).collect(),
+            ended,
+            identity: self.identity.clone(),
+            moment: Moment::Ended,
+            saved_ns: saved::now_ns(),
+        }
+    }
 }
 
 /// What came of a registration.
@@ -174,6 +197,7 @@ struct Facts {
     origin: Origin,
     root: Option<Vec<u8>>,
     writable_before: Vec<(u64, u64)>,
+    identity: Identity,
     untraced: Option<String>,
 }
 
@@ -189,12 +213,10 @@ impl Facts {
             })
             .unwrap_or_default();
         // The process waits for the answer: this is its memory as avleak armed.
-        let mut writable_before: Vec<(u64, u64)> = crate::target::maps::read_maps(tid)
-            .map(|maps| {
-                let writable = maps.iter().filter(|mapping| mapping.writable);
-                writable.map(|mapping| (mapping.range.start, mapping.range.end)).collect()
-            })
-            .unwrap_or_default();
+        let maps = crate::target::maps::read_maps(tid).unwrap_or_default();
+        let writable = maps.iter().filter(|mapping| mapping.writable);
+        let mut writable_before: Vec<(u64, u64)> =
+            writable.map(|mapping| (mapping.range.start, mapping.range.end)).collect();
         if writable_before.is_empty() {
             writable_before.push((0, u64::MAX));
         }
@@ -204,6 +226,7 @@ impl Facts {
             origin: origin::of(tid),
             root: foreign_root(tid).map(|root| root.as_os_str().as_bytes().to_vec()),
             writable_before,
+            identity: Identity::of(tid, &maps),
             untraced: None,
         }
     }
@@ -253,6 +276,7 @@ pub fn register(registered: Registered, trace: &Trace, traced_before: bool) -> S
         untraced: facts.untraced,
         pidfd,
         writable_before: ranges.collect(),
+        identity: facts.identity,
         shelf,
         drain,
     }))

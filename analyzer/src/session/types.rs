@@ -38,6 +38,9 @@ impl Known {
     const PLAIN: Self = Self { size: 0, kind: ObjectKind::Plain, doubt: Doubt::None };
 }
 
+/// What a stack makes in one size, as it is kept: stack, size, kind, doubt.
+pub type ToldKind = (u32, u32, ObjectKind, Doubt);
+
 /// Sizes that are told apart beside the first of each stack; beyond, all sizes of a stack are taken for its first.
 const MOST_OTHERS: usize = 1 << 20;
 /// Payload comes in many sizes; what differs by size is small. From here on all sizes of a stack are one.
@@ -81,6 +84,36 @@ impl StackTypes {
     pub fn typing_of(&mut self, stack: u32, size: u64) -> Typing {
         let Known { kind, doubt, .. } = self.known(stack, size);
         Typing { kind, doubt, maker: None, caller: None }
+    }
+
+    /// What these stacks make in these sizes, each once.
+    pub fn told(&mut self, blocks: impl Iterator<Item = (u32, u64)>) -> Vec<ToldKind> {
+        let mut wanted: Vec<(u32, u32)> = blocks.map(|(stack, size)| (stack, size.min(LARGE) as u32)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let told = wanted.into_iter().map(|(stack, size)| {
+            let Known { kind, doubt, .. } = self.known(stack, size.into());
+            (stack, size, kind, doubt)
+        });
+        told.collect()
+    }
+
+    /// Takes over what was told: it may not be told again, for the files may be gone.
+    pub fn recall(&mut self, told: &[ToldKind]) {
+        for &(stack, size, kind, doubt) in told {
+            let (at, known) = (stack as usize, Known { size, kind, doubt });
+            if stack == 0 || stack >= avleak_wire::layout::MAX_NODES {
+                continue;
+            }
+            if self.first.len() <= at {
+                self.first.resize(at + 1, None);
+            }
+            match self.first[at] {
+                None => self.first[at] = Some(known),
+                Some(_) if self.others.len() < MOST_OTHERS => _ = self.others.insert((stack, size), known),
+                Some(_) => (),
+            }
+        }
     }
 
     #[inline]

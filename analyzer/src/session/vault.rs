@@ -34,6 +34,9 @@ const CHECKPOINTS: u64 = JOURNALS + 2 * JOURNAL_BYTES;
 /// From one checkpoint to the other, and to what a check found; files are sparse.
 const CHECKPOINT_STRIDE: u64 = 1 << 40;
 const FINDING: u64 = CHECKPOINTS + 2 * CHECKPOINT_STRIDE;
+/// What the last check of the living process judged lost, in turns at two places.
+const REMEMBERED: u64 = FINDING + CHECKPOINT_STRIDE;
+const REMEMBERED_STRIDE: u64 = 1 << 36;
 /// A checkpoint is due once the journal is as large as this …
 const LEAST_JOURNAL: u64 = 16 << 20;
 /// … and so many times as large as the last checkpoint, so that writing checkpoints costs little beside the events …
@@ -64,10 +67,13 @@ struct Header {
     journal_bytes: [AtomicU64; 2],
     /// Bytes of what the check found; 0: it has not come so far.
     finding_bytes: AtomicU64,
+    /// Twice the bytes of what is remembered, plus its place; 0: nothing is.
+    remembered: AtomicU64,
 }
 
 const META_BYTES_AT: u64 = std::mem::offset_of!(Header, meta_bytes) as u64;
 const FINDING_BYTES_AT: u64 = std::mem::offset_of!(Header, finding_bytes) as u64;
+const REMEMBERED_AT: u64 = std::mem::offset_of!(Header, remembered) as u64;
 
 /// See the module.
 pub struct Vault {
@@ -182,6 +188,45 @@ pub fn set_finding(vault: &File, write: impl FnOnce(&mut dyn Write) -> io::Resul
     write(&mut to)?;
     let end = to.into_inner().map_err(io::IntoInnerError::into_error)?.1;
     vault.write_all_at(&(end - FINDING).to_le_bytes(), FINDING_BYTES_AT)
+}
+
+/// What the last check of the living process judged lost.
+pub fn remembered(vault: &File) -> Option<Vec<u8>> {
+    let (at, bytes) = remembered_at(vault)?;
+    if bytes == 0 || at.saturating_add(bytes) > vault.metadata().ok()?.len() {
+        return None;
+    }
+    let mut remembered = vec![0; bytes as usize];
+    vault.read_exact_at(&mut remembered, at).ok()?;
+    Some(remembered)
+}
+
+/// Keeps it in place of what was kept before.
+///
+/// # Errors
+/// Where it is too long or cannot be written; then what was kept before is kept on.
+pub fn set_remembered(vault: &File, bytes: &[u8]) -> io::Result<()> {
+    let (old, old_bytes) = remembered_at(vault).unwrap_or((REMEMBERED, 0));
+    let place = u64::from(old == REMEMBERED);
+    if bytes.len() as u64 > REMEMBERED_STRIDE {
+        return Err(io::Error::other("too long"));
+    }
+    vault.write_all_at(bytes, REMEMBERED + place * REMEMBERED_STRIDE)?;
+    // Killed before this, the one before is still there.
+    vault.write_all_at(&((bytes.len() as u64) << 1 | place).to_le_bytes(), REMEMBERED_AT)?;
+    if old_bytes > 0 {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = rustix::fs::fallocate(vault, flags, old, old_bytes);
+    }
+    Ok(())
+}
+
+/// Where what is remembered lies, and how long it is.
+fn remembered_at(vault: &File) -> Option<(u64, u64)> {
+    let mut word = [0; 8];
+    vault.read_exact_at(&mut word, REMEMBERED_AT).ok()?;
+    let word = u64::from_le_bytes(word);
+    Some((REMEMBERED + (word & 1) * REMEMBERED_STRIDE, (word >> 1).min(REMEMBERED_STRIDE)))
 }
 
 impl Vault {
@@ -540,6 +585,20 @@ mod tests {
         record(&mut vault, 1, 101..104);
         drop(vault);
         assert_eq!(told(&again(&fd).1.expect("what was left")).0, (0..104).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_remembered_last_is_remembered() {
+        let file = File::from(create().expect("a vault"));
+        assert_eq!(remembered(&file), None);
+        for round in 1..5u8 {
+            let bytes = vec![round; usize::from(round) * 1000];
+            set_remembered(&file, &bytes).expect("room");
+            assert_eq!(remembered(&file), Some(bytes));
+        }
+        // Killed before it was done: what was kept before is whole.
+        file.write_all_at(&[9; 100], REMEMBERED + REMEMBERED_STRIDE).expect("room");
+        assert_eq!(remembered(&file), Some(vec![4; 4000]));
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl StableHasher {
 }
 
 /// Lower-case hexadecimal digits of `bytes`.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     // By hand: a key is made for each frame of each stack, and formatting took most of that.
     let digit = |number: u8| char::from(b"0123456789abcdef"[usize::from(number & 15)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()

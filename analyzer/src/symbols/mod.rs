@@ -1,6 +1,6 @@
 //! Names code addresses of the target: function, inlined functions, source line, or module and offset.
 //!
-//! [`Symbolizer`] is the door. Below it: [`table`] (sized function symbols), `elf` (reading an ELF file without trusting it),
+//! [`Symbolizer`] is the door. Below it: [`table`] (sized function symbols), `elf` (reading an ELF file without trusting it), `in_memory` (the build id of one that is mapped),
 //! `blocks` (with few calls of the kernel), `locate` (finding the right file, and proving that it is the right one), `dwarf` (lines and inlined functions by
 //! addr2line), [`demangle`], [`key`] (an address's identity that is the same in every run).
 //!
@@ -19,6 +19,7 @@ pub mod demangle;
 mod dwarf;
 mod elf;
 pub mod go_image;
+mod in_memory;
 pub mod key;
 mod locate;
 pub mod pclntab;
@@ -33,6 +34,7 @@ pub fn build_id(file: &std::fs::File) -> Option<String> {
     (!identity.build_id.is_empty()).then(|| key::hex(&identity.build_id))
 }
 
+pub use in_memory::build_id_in_memory;
 pub use key::{FrameKey, StableHasher};
 pub use symbolizer::Symbolizer;
 pub use table::{Symbol, SymbolTable};

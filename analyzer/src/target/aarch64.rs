@@ -76,7 +76,7 @@ pub(super) fn capture(tid: i32) -> io::Result<ThreadState> {
 
 /// The words that could be pointers. Of a thread in a system call, which is made in a call: only what outlives one; the rest is left over
 /// from whatever copied last, and would hide a lost block now and then. What SVE adds to the registers never outlives a call, and is left out.
-fn vector_words(area: &[u8], in_system_call: bool) -> Vec<u64> {
+pub(super) fn vector_words(area: &[u8], in_system_call: bool) -> Vec<u64> {
     let words =
         |area: &[u8]| -> Vec<u64> { area.as_chunks::<8>().0.iter().map(|&bytes| u64::from_le_bytes(bytes)).collect() };
     let mut words = match in_system_call {

@@ -92,7 +92,7 @@ impl ThreadState {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn vector_words(area: &[u8]) -> Vec<u64> {
+pub(super) fn vector_words(area: &[u8]) -> Vec<u64> {
     let legacy = area.get(LEGACY).unwrap_or_default();
     let extended = area.get(EXTENDED..).unwrap_or_default();
     let mut words: Vec<u64> = [legacy, extended]
@@ -156,6 +156,12 @@ impl Stat {
 pub fn live_thread(pid: i32) -> Option<i32> {
     let alive = |tid: &i32| Stat::of(*tid).is_some_and(Stat::is_alive);
     Some(pid).filter(alive).or_else(|| list(pid).ok()?.into_iter().find(alive))
+}
+
+/// Job control, or somebody's debugger, has stopped every thread of it.
+pub fn all_stopped(pid: i32) -> bool {
+    let stopped = |&tid: &i32| Stat::of(tid).is_none_or(|stat| matches!(stat.state, 'T' | 't') || !stat.is_alive());
+    list(pid).is_ok_and(|tids| !tids.is_empty() && tids.iter().all(stopped))
 }
 
 /// A number from `/proc/TID/status`, such as `Tgid` or `TracerPid`.

@@ -63,6 +63,11 @@ impl Touched {
         Self { parts, guards }
     }
 
+    /// What is known to have been written, by address, disjoint.
+    pub fn told(parts: Vec<TargetRange>) -> Self {
+        Self { parts, guards: Vec::new() }
+    }
+
     /// The parts, by address.
     pub fn parts(&self) -> &[TargetRange] {
         &self.parts

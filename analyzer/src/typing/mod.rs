@@ -41,7 +41,7 @@ pub struct Typing {
 }
 
 /// What only the block's content can tell; until then [`Typing::kind`] is the likelier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Doubt {
     /// Nothing: the stack says it all.
     None,

@@ -1,5 +1,6 @@
 //! The sentences and numbers of a page that stand outside groups: the finding, the tiles, what was observed and what was not.
 
+use crate::render::post_mortem;
 use crate::render::units::{bytes, seconds};
 use crate::report::model::{MemoryMeans, Report, Target, Totals, Verdict};
 use crate::report::verdict::blind_spots;
@@ -90,6 +91,7 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         MemoryMeans::Ptrace => "process stopped by ptrace, whole memory and registers read".to_string(),
         MemoryMeans::VmReadv => "memory read without ptrace, no registers".to_string(),
         MemoryMeans::Cooperative => "memory copied by the interposer, no registers".to_string(),
+        MemoryMeans::Core => "memory and registers from the core file".to_string(),
         MemoryMeans::None => "memory not read".to_string(),
     };
     let stopped = if check.stopped_ms > 0.0 {
@@ -98,6 +100,7 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
         String::new()
     };
     facts.push(("Check", format!("{memory}{stopped}, took {}", seconds(check.duration_s))));
+    facts.extend(report.post_mortem.iter().flat_map(post_mortem::facts));
     if let Some(exit) = &report.exit {
         facts.push(("avleak's exit status", format!("{}, decided by: {}", exit.code, exit.decided_by)));
     }
