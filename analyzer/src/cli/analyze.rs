@@ -36,6 +36,7 @@ enum Order {
     Ready,
     Cancel,
     GiveUp,
+    LastCheck,
 }
 
 /// Runs the subcommand. It ends when the keeper does, or says so.
@@ -65,6 +66,7 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
     let noted: Noted = Arc::new(move |what| note(&for_noted, what));
     let mut watch = Watch::new(setup.level, setup.quiet, tracer.clone(), told, noted);
     watch.names_peaks = setup.names_peaks;
+    watch.holds = setup.holds;
     // They could be read when the command was started.
     match GateOptions::from(setup.let_through).load() {
         Ok(rules) => watch.rules = Arc::new(rules),
@@ -103,6 +105,7 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
                 Ok(Order::Ready) => watch.on_ready(),
                 Ok(Order::Cancel) => watch.cancel(),
                 Ok(Order::GiveUp) => watch.give_up_on_running(),
+                Ok(Order::LastCheck) => watch.check_the_running(),
                 // The keeper is gone.
                 Err(_) => return 0,
             },
@@ -142,6 +145,7 @@ fn listen(socket: &OwnedFd, trace: &Trace, orders: &Sender<Order>) {
             ToAnalyzer::Ready => Order::Ready,
             ToAnalyzer::Cancel => Order::Cancel,
             ToAnalyzer::GiveUp => Order::GiveUp,
+            ToAnalyzer::LastCheck => Order::LastCheck,
             ToAnalyzer::Register { number, pid, has_vault, has_monitor, traced_before } => {
                 let mut descriptors = descriptors.into_iter();
                 let (Some(connection), Some(segment)) = (descriptors.next(), descriptors.next()) else { continue };

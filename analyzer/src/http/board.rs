@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::check::inspector::{Inspector, Question};
 use crate::gate::apply::Rules;
 use crate::monitor::Monitor;
+use crate::monitor::rounds::Keep;
 use crate::report::model::{Level, Report};
 use crate::report::timeline::{self, MOST_SAMPLES, Sample};
 use crate::session::drain::Numbers;
@@ -27,6 +28,8 @@ pub struct Watched {
     pub level: Level,
     /// What the verdict lets through.
     pub rules: Arc<Rules>,
+    /// To be called after each check.
+    pub keep: Keep,
     /// Somebody's check is under way.
     pub checking: AtomicBool,
     /// What was alive while it was on the board.
@@ -96,6 +99,7 @@ impl Watched {
         let question = Question { level: self.level, hold: Duration::ZERO, increased: false };
         let checked = self.inspector.check(&question, false);
         self.checking.store(false, Ordering::Release);
+        (self.keep)();
         let mut report = checked?;
         self.rules.apply_to_process(&mut report, 1);
         Ok(self.inspector.keep(report))

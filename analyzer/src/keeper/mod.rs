@@ -28,6 +28,7 @@ use self::message::{FromAnalyzer, LetThrough, Setup, ToAnalyzer};
 use crate::http;
 use crate::monitor::settings::Settings;
 use crate::report::model::{Level, Report};
+use crate::session::place::{Place, SocketFile};
 use crate::session::server::{self, Arrival, Arrived, ServerError};
 use crate::session::vault;
 use crate::target::tracer::{TracerOptions, TracerProcess};
@@ -66,6 +67,8 @@ pub struct KeeperOptions {
     pub names_peaks: bool,
     /// Processes are traced.
     pub traces: bool,
+    /// Processes that end are held until this keeper has shut down.
+    pub holds: bool,
     /// How long a process may have to wait until it is traced.
     pub patience: Duration,
     /// How processes are checked while they run on; `None`: only when somebody asks.
@@ -153,6 +156,7 @@ impl Keeper {
             quiet: options.quiet,
             names_peaks: options.names_peaks,
             untraced,
+            holds: options.holds,
             patience_ms: options.patience.as_millis() as u64,
             monitor: options.monitor.clone(),
             http: service,
@@ -179,13 +183,18 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Listens for processes; returns the value for AVLEAK_SOCKET.
+    /// Listens for processes.
     ///
     /// # Errors
     /// Where no socket can be made or no thread started.
-    pub fn listen(&self) -> Result<String, ServerError> {
+    pub fn listen(&self, place: &Place) -> Result<Option<SocketFile>, ServerError> {
         let sender = self.sender.clone();
-        server::listen(move |arrival| sender.send(News::Arrived(arrival)).is_ok())
+        server::listen(place, move |arrival| sender.send(News::Arrived(arrival)).is_ok())
+    }
+
+    /// False once none could be started any more: nobody is watched then.
+    pub fn has_analyzer(&self) -> bool {
+        self.analyzer.is_some()
     }
 
     /// What to pass to [`Self::on`].
@@ -225,6 +234,11 @@ impl Keeper {
     pub fn give_up_on_running(&mut self) {
         self.gave_up = true;
         self.say(&ToAnalyzer::GiveUp, &[]);
+    }
+
+    /// Those that still run are checked once more, as they run, and reported.
+    pub fn check_the_running(&mut self) {
+        self.say(&ToAnalyzer::LastCheck, &[]);
     }
 
     /// Something happened.
