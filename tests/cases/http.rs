@@ -448,10 +448,7 @@ fn several_processes_and_a_bare_preload() {
     pids.iter().for_each(|&pid| wait_until_known(&address, &[], pid));
     let text = ask(&address, "GET", "/metrics", &[]).1;
     for pid in &pids {
-        assert!(
-            value(&text, &format!("avleak_live_frames{{pid=\"{pid}\",process=\"live_server\"")) >= 21.0,
-            "{text}"
-        );
+        assert!(value(&text, &format!("avleak_live_frames{{pid=\"{pid}\",process=\"live_server\"")) >= 21.0, "{text}");
     }
     let one: Value =
         serde_json::from_str(&ask(&address, "GET", &format!("/report.json?pid={}", pids[1]), &[]).1).expect("a report");

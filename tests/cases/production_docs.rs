@@ -58,11 +58,12 @@ fn units_are_taken_by_systemd() {
 fn the_units_commands_and_options_are_avleaks() {
     let folder = scratch();
     let words = |unit: &str, key: &str| -> Vec<String> {
+        let unit = unit.replace("\\\n", "");
         let lines = unit.lines().filter_map(|line| line.strip_prefix(key));
         lines.map(str::to_owned).collect()
     };
     let command = words(&unit("server"), "ExecStart=").remove(0);
-    served(folder.path(), command.split(' ').skip(1).map(str::to_owned).collect());
+    served(folder.path(), command.split_whitespace().skip(1).map(str::to_owned).collect());
     let options = words(&unit("drop-in"), "Environment=AVLEAK_OPTIONS=").remove(0);
     let here = options.replace("/var/log/avleak", &folder.path().display().to_string()).replace(":9464", ":0");
     let mut command = Command::new(programs::program("leak_batch"));
@@ -125,7 +126,9 @@ fn the_pod_hangs_together() {
         for mount in container["volumeMounts"].as_array().expect("mounts") {
             assert!(volumes.contains(&mount["name"].as_str().expect("a name").into()), "{mount}");
         }
-        assert!(container["volumeMounts"].as_array().is_some_and(|all| all.iter().any(|m| m["mountPath"] == "/avleak")));
+        assert!(
+            container["volumeMounts"].as_array().is_some_and(|all| all.iter().any(|m| m["mountPath"] == "/avleak"))
+        );
     }
     let environment = |name: &str| {
         let all = program["env"].as_array().expect("an environment");
@@ -135,7 +138,10 @@ fn the_pod_hangs_together() {
     assert_eq!(texts(&init[0]["command"]).last(), Some(&environment("LD_PRELOAD")));
     let command = texts(&init[1]["command"]);
     assert!(command.contains(&format!("--socket={}", environment("AVLEAK_SOCKET"))), "{command:?}");
-    assert_eq!((&init[1]["restartPolicy"], &init[1]["startupProbe"]["httpGet"]["path"]), (&"Always".into(), &"/healthz".into()));
+    assert_eq!(
+        (&init[1]["restartPolicy"], &init[1]["startupProbe"]["httpGet"]["path"]),
+        (&"Always".into(), &"/healthz".into())
+    );
     let port = pod["metadata"]["annotations"]["prometheus.io/port"].as_str().expect("a port");
     assert_eq!(init[1]["ports"][0]["containerPort"].to_string(), port);
     assert!(command.contains(&format!("--http=0.0.0.0:{port}")), "{command:?}");
@@ -161,7 +167,10 @@ fn the_image_reports() {
     let words = |key: &str| -> Vec<String> {
         let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
         let words: Vec<String> = serde_json::from_str(line.trim()).expect("a list of words");
-        words.into_iter().map(|word| if word.starts_with('/') { root.path().display().to_string() + &word } else { word }).collect()
+        words
+            .into_iter()
+            .map(|word| if word.starts_with('/') { root.path().display().to_string() + &word } else { word })
+            .collect()
     };
     let (entry, program) = (words("ENTRYPOINT"), words("CMD"));
     let mut command = Command::new(&entry[0]);
@@ -216,5 +225,8 @@ fn alerts_are_rotated() {
     command.args(["--force", "--state"]).arg(folder.path().join("state")).arg(&config);
     process::run(&mut command, LIMIT).expect_success();
     assert!(!file.exists(), "nocreate: the next alert makes it anew");
-    assert_eq!(std::fs::read_to_string(folder.path().join("avleak.alerts.ndjson.1")).expect("the old one"), "{\"one\":1}\n");
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("avleak.alerts.ndjson.1")).expect("the old one"),
+        "{\"one\":1}\n"
+    );
 }

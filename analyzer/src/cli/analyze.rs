@@ -188,6 +188,7 @@ fn tell(socket: &OwnedFd, number: u64, report: Option<&Report>) {
 /// Tells the keeper what comes up while processes run on.
 fn note(socket: &OwnedFd, what: Note<'_>) {
     match what {
+        Note::TracerLost => _ = message::send(socket, &FromAnalyzer::TracerLost, &[]),
         Note::Line(line) => _ = message::send(socket, &FromAnalyzer::SayNow(line), &[]),
         Note::Monitored(number, state) => {
             // Where there is no memory for it another analyzer's monitor begins anew.

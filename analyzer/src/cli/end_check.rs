@@ -70,7 +70,10 @@ pub fn check_one(
             },
             cancel,
             release: &|| {
-                if held && !holds && let Some(tracer) = tracer {
+                if held
+                    && !holds
+                    && let Some(tracer) = tracer
+                {
                     let _ = tracer.release(pid);
                 }
             },

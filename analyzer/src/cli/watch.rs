@@ -57,6 +57,8 @@ pub type Told = Arc<dyn Fn(u64, Option<&Report>) + Send + Sync>;
 pub enum Note<'a> {
     /// What its checks came to, were this process killed.
     Monitored(u64, &'a [u8]),
+    /// The tracer is gone.
+    TracerLost,
     /// A line for whoever started avleak, now.
     Line(String),
 }
@@ -223,8 +225,7 @@ impl Watch {
                 return;
             }
             TracerEvent::Lost => {
-                self.refusals
-                    .push("the tracer process is gone: processes that end from now on are not classified".into());
+                (self.noted)(Note::TracerLost);
                 return;
             }
         };
@@ -398,8 +399,16 @@ impl Watch {
         let name = format!("check-{}", session.pid);
         let work = move || {
             let number = session.number;
-            let report =
-                check_one(*session, ended, reach, (level, names_peaks), quiet, tracer.as_deref(), &cancel, (stopped_at, holds));
+            let report = check_one(
+                *session,
+                ended,
+                reach,
+                (level, names_peaks),
+                quiet,
+                tracer.as_deref(),
+                &cancel,
+                (stopped_at, holds),
+            );
             told(number, Some(&report));
             let _ = sender.send(WatchEvent::Checked);
         };

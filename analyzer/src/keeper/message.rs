@@ -112,6 +112,8 @@ pub enum FromAnalyzer {
         /// Which.
         number: u64,
     },
+    /// The tracer is gone.
+    TracerLost,
     /// A line for whoever started avleak, at the end.
     Say(String),
     /// A line for whoever started avleak, now.

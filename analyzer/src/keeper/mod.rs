@@ -41,6 +41,8 @@ const SHORT_LIFE: Duration = Duration::from_millis(500);
 const MOST_SHORT_LIVES: u32 = 20;
 /// So many analyzers may die over the check of one process: no memory is enough for it, perhaps.
 const MOST_DEATHS_OVER_ONE: u32 = 20;
+/// A tracer that dies sooner than this is not followed by another.
+const SHORT_TRACE: Duration = Duration::from_secs(10);
 /// How long the analyzer may take to end when nothing is left to do.
 const GRACE: Duration = Duration::from_secs(1);
 /// A Ctrl-C that ended the program may arrive a little later here.
@@ -102,6 +104,7 @@ struct Analyzer {
 pub struct Keeper {
     setup: Setup,
     tracer: Option<TracerProcess>,
+    tracer_since: Instant,
     /// Of HTTP: who connects while no analyzer runs is answered by the next one.
     listener: Option<OwnedFd>,
     analyzer: Option<Analyzer>,
@@ -165,6 +168,7 @@ impl Keeper {
         let mut keeper = Self {
             setup,
             tracer,
+            tracer_since: Instant::now(),
             listener,
             analyzer: None,
             analyzers: 0,
@@ -335,8 +339,39 @@ impl Keeper {
                     kept.monitor = descriptors.into_iter().next();
                 }
             }
+            FromAnalyzer::TracerLost => self.replace_tracer(),
             FromAnalyzer::Say(line) => self.refusals.push(line),
             FromAnalyzer::SayNow(line) => self.lines.push(line),
+        }
+    }
+
+    /// The analyzer listens to the one that is gone: another one comes with the new one, and has everybody traced anew.
+    fn replace_tracer(&mut self) {
+        let Some(old) = self.tracer.take() else { return };
+        old.shut_down();
+        let lived = std::mem::replace(&mut self.tracer_since, Instant::now()).elapsed();
+        let started = if lived < SHORT_TRACE {
+            Err("it ends as soon as it is to trace (a seccomp filter that kills for ptrace?)".to_string())
+        } else {
+            TracerProcess::start(&TracerOptions::default()).map_err(|error| error.to_string())
+        };
+        match started {
+            Ok(tracer) => {
+                self.refusals.push(
+                    "the tracer process ended and was started again: what ended meanwhile is not classified".into(),
+                );
+                self.tracer = Some(tracer);
+            }
+            Err(error) => {
+                self.refusals.push(format!(
+                    "the tracer process is gone: processes that end from now on are not classified: {error}"
+                ));
+                self.setup.untraced = Some(format!("the tracer process is gone: {error}"));
+            }
+        }
+        self.sessions.values_mut().for_each(|kept| kept.traced = false);
+        if let Some(analyzer) = &self.analyzer {
+            let _ = rustix::net::shutdown(&analyzer.socket, rustix::net::Shutdown::Both);
         }
     }
 

@@ -67,7 +67,9 @@ impl Place {
         let Some(path) = self.path() else { return Ok((UnixListener::bind_addr(&address)?, None)) };
         // A server that was killed left its file.
         let is_socket = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-        if is_socket && UnixStream::connect_addr(&address).is_err_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED)) {
+        if is_socket
+            && UnixStream::connect_addr(&address).is_err_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED))
+        {
             std::fs::remove_file(path)?;
         }
         let listener = UnixListener::bind_addr(&address)?;

@@ -119,7 +119,8 @@ mod tests {
 
     fn texts(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).expect("the folder").flatten();
-        let mut texts: Vec<String> = entries.map(|entry| std::fs::read_to_string(entry.path()).expect("text")).collect();
+        let mut texts: Vec<String> =
+            entries.map(|entry| std::fs::read_to_string(entry.path()).expect("text")).collect();
         texts.sort();
         texts
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, after, never, select, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::leave;
 use super::options::Options;
+use super::{leave, notify};
 use crate::cli::gate_options::GateOptions;
 use crate::cli::observe::{restarted, say};
 use crate::gate::apply::Rules;
@@ -56,6 +56,7 @@ pub fn run(socket: &str, options: Result<Options, String>, gate: &GateOptions, w
     keeper.lines.drain(..).for_each(|line| say(&line));
     let _listening = keeper.listen(&place).map_err(|error| error.to_string())?;
     say(&format!("processes may register: AVLEAK_SOCKET={socket}"));
+    notify::ready();
     let outcome = serve(&mut keeper, &requests, &options, &rules, wait);
     keeper.shut_down();
     outcome
@@ -73,7 +74,9 @@ fn serve(
     loop {
         tell(keeper, options, rules, &mut restarts);
         if !keeper.has_analyzer() {
-            return Err("there is no analyzer any more: this server ends (whoever started it may start it again)".into());
+            return Err(
+                "there is no analyzer any more: this server ends (whoever started it may start it again)".into()
+            );
         }
         let until = match ending {
             Ending::No => never(),

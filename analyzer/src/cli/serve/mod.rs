@@ -5,6 +5,7 @@
 
 pub mod leave;
 mod many;
+mod notify;
 mod one;
 pub mod options;
 
@@ -63,13 +64,15 @@ pub fn run(args: &ServeArgs) -> i32 {
     let options = Options::from_environment();
     match (args.descriptor, &args.socket) {
         (Some(descriptor), _) => one::run(descriptor, &options),
-        (None, Some(socket)) => match many::run(socket, args.onto(options), &args.gate, Duration::from_millis(args.wait)) {
-            Ok(()) => 0,
-            Err(line) => {
-                say(&line);
-                EXIT_AVLEAK
+        (None, Some(socket)) => {
+            match many::run(socket, args.onto(options), &args.gate, Duration::from_millis(args.wait)) {
+                Ok(()) => 0,
+                Err(line) => {
+                    say(&line);
+                    EXIT_AVLEAK
+                }
             }
-        },
+        }
         // clap asks for one of them.
         (None, None) => EXIT_AVLEAK,
     }

@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn options_read_like_lsan_options() {
-        let options = Options::parse("report_dir=/var/log/avleak:reports_kept=3:level=draconian:quiet=1:ptrace=0:nonsense=3");
+        let options =
+            Options::parse("report_dir=/var/log/avleak:reports_kept=3:level=draconian:quiet=1:ptrace=0:nonsense=3");
         assert_eq!(options.report_dir, PathBuf::from("/var/log/avleak"));
         assert_eq!((options.level, options.quiet, options.ptrace), (Level::Draconian, true, false));
         assert_eq!((options.reports_kept, Options::parse("").reports_kept), (3, REPORTS_KEPT));
