@@ -58,7 +58,7 @@ pub static LIBRARY: Text = Text::new();
 /// The analyzer to start where no socket is set: AVLEAK_ANALYZER, or beside this library.
 pub static ANALYZER: Text = Text::new();
 /// What the analyzer needs of the environment, each a text `NAME=value`.
-pub static PASSED_ON: [(&CStr, Text); 11] = [
+pub static PASSED_ON: [(&CStr, Text); 12] = [
     (c"PATH", Text::new()),
     (c"HOME", Text::new()),
     (c"TERM", Text::new()),
@@ -69,6 +69,7 @@ pub static PASSED_ON: [(&CStr, Text); 11] = [
     (c"NO_COLOR", Text::new()),
     (c"AVLEAK_OPTIONS", Text::new()),
     (c"AVLEAK_HTTP_TOKEN", Text::new()),
+    (PATIENCE_VARIABLE, Text::new()),
     (WORKING_FOLDER, Text::new()),
 ];
 

@@ -10,7 +10,7 @@ use crate::say::{self, Cause};
 use crate::{settings, sys};
 
 /// How many variables the analyzer gets at most.
-const PASSED_ON: usize = 10;
+const PASSED_ON: usize = settings::PASSED_ON.len();
 const STACK_BYTES: usize = 64 << 10;
 /// The descriptor under which the analyzer finds its socket.
 const CONNECTION: i32 = 3;

@@ -46,14 +46,14 @@ fn analyzer_of(parent: u32) -> Option<u32> {
     children_of(parent).into_iter().find(is_analyzer)
 }
 
-fn children_of(parent: u32) -> Vec<u32> {
+pub fn children_of(parent: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
 /// Kills the analyzer of a run; false where there is none at the moment.
-fn kill_analyzer(parent: u32) -> bool {
+pub fn kill_analyzer(parent: u32) -> bool {
     let pid = analyzer_of(parent).and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     pid.is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
 }

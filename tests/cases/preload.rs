@@ -13,6 +13,8 @@ fn preloaded(folder: &Path, program: &str, arguments: &[&str], options: &str) ->
     let mut command = Command::new(programs::program(program));
     command.args(arguments).current_dir(folder).env("LD_PRELOAD", avleak_library());
     command.env("AVLEAK_ANALYZER", avleak_binary()).env("AVLEAK_OPTIONS", options).env("TMPDIR", folder);
+    // These programs end within a moment; on a busy machine the analyzer takes longer than a server would be made to wait for it.
+    command.env("AVLEAK_PATIENCE_MS", "20000");
     process::start_marked(&mut command, LIMIT, folder.to_str().expect("a path in UTF-8")).finish()
 }
 

@@ -219,7 +219,7 @@ fn ends(pidfd: &OwnedFd, limit: Duration) -> bool {
 }
 
 /// The processes that carry `mark` in their environment and are no zombies.
-fn marked(mark: &str) -> Vec<u32> {
+pub fn marked(mark: &str) -> Vec<u32> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let ids = processes.flatten().filter_map(|found| found.file_name().to_str()?.parse::<u32>().ok());
     ids.filter(|pid| environment(*pid).windows(mark.len()).any(|part| part == mark.as_bytes())).collect()

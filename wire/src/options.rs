@@ -76,11 +76,16 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Every valid key.
-pub const KEYS: [OptionKey; 16] = [
+pub const KEYS: [OptionKey; 17] = [
     OptionKey {
         key: "report_dir",
         values: Values::Path,
         help: "folder for avleak.PID.json (bare LD_PRELOAD); default: the working folder",
+    },
+    OptionKey {
+        key: "reports_kept",
+        values: Values::Number(100_000),
+        help: "earlier reports of the same process id that stay beside it (bare LD_PRELOAD); default: 20",
     },
     OptionKey {
         key: "level",

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::check::inspector::{Inspector, Question};
 use crate::gate::apply::Rules;
 use crate::monitor::Monitor;
+use crate::monitor::rounds::Keep;
 use crate::report::model::{Group, Level, Report};
 
 /// One process.
@@ -27,6 +28,8 @@ pub struct Watched {
     pub level: Level,
     /// What the verdict lets through.
     pub rules: Arc<Rules>,
+    /// To be called after each check.
+    pub keep: Keep,
     /// Somebody's check is under way.
     pub checking: AtomicBool,
     /// Names of the stacks that have something alive.
@@ -50,6 +53,7 @@ impl Watched {
         let question = Question { level: self.level, hold: Duration::ZERO, increased: false };
         let checked = self.inspector.check(&question, false);
         self.checking.store(false, Ordering::Release);
+        (self.keep)();
         let mut report = checked?;
         self.rules.apply_to_process(&mut report, 1);
         Ok(self.inspector.keep(report))

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
 
 use super::live::{self, Identity, LiveOrder, LiveSubject};
 use super::remembered::Remembered;
@@ -50,7 +51,7 @@ pub struct Inspector {
 }
 
 /// How the checks went so far.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Checks that were begun.
     pub checks: u64,
@@ -81,8 +82,8 @@ struct PassedOn {
 }
 
 impl Inspector {
-    /// Of this session's process. `cancel`: set to end every check early.
-    pub fn new(session: &Session, tracer: Option<Arc<Tracer>>, cancel: Arc<AtomicBool>) -> Self {
+    /// Of this session's process. `cancel`: set to end every check early. `before`: how the checks of another analyzer went.
+    pub fn new(session: &Session, tracer: Option<Arc<Tracer>>, cancel: Arc<AtomicBool>, before: Tally) -> Self {
         let subject = LiveSubject {
             pid: session.pid,
             exe: session.exe.to_string_lossy().into_owned(),
@@ -102,7 +103,7 @@ impl Inspector {
             tracer: tracer.filter(|_| session.untraced.is_none()),
             cancel,
             passed_on: Mutex::default(),
-            standing: Mutex::default(),
+            standing: Mutex::new(Standing { tally: before, ..Standing::default() }),
             remembered: Mutex::new(remembered),
             shelf,
         }
@@ -111,6 +112,11 @@ impl Inspector {
     /// Process id.
     pub fn pid(&self) -> i32 {
         self.subject.pid
+    }
+
+    /// What it is part of, where that is known.
+    pub fn service(&self) -> Option<&str> {
+        self.subject.origin.service.as_deref()
     }
 
     /// Checks, after whoever does so already. `remember`: the next one that asks for what has increased is told what did since this.

@@ -37,6 +37,7 @@ enum Order {
     Ready,
     Cancel,
     GiveUp,
+    LastCheck,
 }
 
 /// Runs the subcommand. It ends when the keeper does, or says so.
@@ -66,6 +67,7 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
     let noted: Noted = Arc::new(move |what| note(&for_noted, what));
     let mut watch = Watch::new(setup.level, setup.quiet, tracer.clone(), told, noted);
     watch.names_peaks = setup.names_peaks;
+    watch.holds = setup.holds;
     // They could be read when the command was started.
     match GateOptions::from(setup.let_through).load() {
         Ok(rules) => watch.rules = Arc::new(rules),
@@ -105,6 +107,7 @@ pub fn run(args: &AnalyzeArgs) -> i32 {
                 Ok(Order::Ready) => watch.on_ready(),
                 Ok(Order::Cancel) => watch.cancel(),
                 Ok(Order::GiveUp) => watch.give_up_on_running(),
+                Ok(Order::LastCheck) => watch.check_the_running(),
                 // The keeper is gone.
                 Err(_) => return 0,
             },
@@ -144,6 +147,7 @@ fn listen(socket: &OwnedFd, trace: &Trace, orders: &Sender<Order>) {
             ToAnalyzer::Ready => Order::Ready,
             ToAnalyzer::Cancel => Order::Cancel,
             ToAnalyzer::GiveUp => Order::GiveUp,
+            ToAnalyzer::LastCheck => Order::LastCheck,
             ToAnalyzer::Register { number, pid, has_vault, has_monitor, traced_before } => {
                 let mut descriptors = descriptors.into_iter();
                 let (Some(connection), Some(segment)) = (descriptors.next(), descriptors.next()) else { continue };
@@ -186,6 +190,7 @@ fn tell(socket: &OwnedFd, number: u64, report: Option<&Report>) {
 /// Tells the keeper what comes up while processes run on.
 fn note(socket: &OwnedFd, what: Note<'_>) {
     match what {
+        Note::TracerLost => _ = message::send(socket, &FromAnalyzer::TracerLost, &[]),
         Note::Line(line) => _ = message::send(socket, &FromAnalyzer::SayNow(line), &[]),
         Note::Monitored(number, state) => {
             // Where there is no memory for it another analyzer's monitor begins anew.

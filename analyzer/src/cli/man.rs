@@ -24,15 +24,16 @@ const STATUSES: [(&str, &str); 5] = [
     ("3", "inconclusive: no leak was found, but not everything was seen, or FFmpeg was not used at all"),
 ];
 
-const VARIABLES: [(&str, &str); 4] = [
+const VARIABLES: [(&str, &str); 5] = [
     ("AVLEAK_LIB", "the libavleak.so to preload; default: beside avleak, or in ../lib from there"),
     (
         "AVLEAK_ANALYZER",
         "the avleak that a bare LD_PRELOAD=libavleak.so starts; default: beside the library, or in ../bin",
     ),
+    ("AVLEAK_SOCKET", "where a process with libavleak.so preloaded registers, as `avleak serve --socket` names it"),
     (
         "AVLEAK_OPTIONS",
-        "key=value, joined by colons: report_dir, level, quiet (bare preload only), ptrace, verify, patience_ms",
+        "key=value, joined by colons: report_dir, reports_kept, level, quiet (bare preload only), ptrace, verify, patience_ms",
     ),
     ("NO_COLOR, CLICOLOR_FORCE", "no colours; colours also where output is no terminal"),
 ];

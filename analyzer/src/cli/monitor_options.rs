@@ -15,7 +15,7 @@ use crate::render::errno;
 #[command(next_help_heading = "Monitoring")]
 pub struct MonitorArgs {
     /// Check each process so often while it runs on: 100ms to 24h, such as 60s (default where any option of these is given: 60s)
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
     check_interval: Option<u64>,
     /// Alert once N frames of a group are lost
     #[arg(long, value_name = "N", value_parser = count)]
@@ -34,7 +34,11 @@ pub struct MonitorArgs {
     alert_file: Option<PathBuf>,
 }
 
-fn time(text: &str) -> Result<u64, &'static str> {
+/// A time, as milliseconds.
+///
+/// # Errors
+/// What it should look like.
+pub fn milliseconds(text: &str) -> Result<u64, &'static str> {
     options::milliseconds(text).ok_or("not a time from 100ms to 24h, such as 60s")
 }
 

@@ -24,6 +24,7 @@ use crate::keeper::{Keeper, KeeperOptions};
 use crate::monitor::settings::Wishes;
 use crate::report::model::{Ended, Level, Report, RunReport, Verdict};
 use crate::report::verdict;
+use crate::session::place::Place;
 
 /// How long a process under `avleak run` may have to wait until it is traced: on a busy machine the default would let it end
 /// unjudged.
@@ -131,6 +132,7 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
         quiet: order.quiet,
         names_peaks: order.files,
         traces: options.ptrace,
+        holds: false,
         patience: PATIENCE,
         monitor: order.monitor.clone().or(options.monitor.clone()).settle(&options.report_dir.to_string_lossy()),
         http: order.http.clone().or(options.http.clone()),
@@ -139,17 +141,19 @@ pub fn observe(order: &Order) -> Result<Observation, String> {
     })?;
     // Where it serves is known before the command can want to know.
     keeper.lines.drain(..).for_each(|line| say(&line));
-    let socket = keeper.listen().map_err(|error| error.to_string())?;
+    let place = Place::fresh();
+    keeper.listen(&place).map_err(|error| error.to_string())?;
+    let socket = place.name();
     let patience = PATIENCE_VARIABLE.to_string_lossy().into_owned();
     let mut environment = vec![
         (OsString::from("LD_PRELOAD"), preload),
-        (OsString::from("AVLEAK_SOCKET"), socket.clone().into()),
+        (OsString::from("AVLEAK_SOCKET"), socket.into()),
         (patience.into(), PATIENCE.as_millis().to_string().into()),
     ];
     environment.extend(python::environment(order.python, &program, order.command));
     environment.extend(only);
     let supervisor = Supervisor::start(&program, order.command, &environment).map_err(|error| error.to_string())?;
-    let (ended, survivors) = follow(&mut keeper, &supervisor, (&socket, order.only));
+    let (ended, survivors) = follow(&mut keeper, &supervisor, (socket, order.only));
     if let (times @ 1.., signal) = keeper.restarts {
         say(&restarted(times, signal));
     }
@@ -199,7 +203,7 @@ fn survivors_of((socket, only): (&str, &OnlyArgs), command: i32) -> Vec<Survivor
 }
 
 /// The analyzer was started again.
-fn restarted(times: u64, signal: Option<i32>) -> String {
+pub fn restarted(times: u64, signal: Option<i32>) -> String {
     let by = signal.map_or_else(String::new, |signal| format!(" (the last time by signal {signal})"));
     let times = if times == 1 { "once".into() } else { format!("{times} times") };
     format!("the analyzer process ended{by} and was started again {times}; it went on where it stood")

@@ -1,36 +1,32 @@
 //! Following registered processes to their end, and checking each there: the analyzer's work, in a process of its own.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::control::{self, Answer, Asked, Door, Look, Request};
+use super::end_check::{Ending, check_one};
+use super::passed_on::PassedOn;
 use super::saved_sessions::SavedSessions;
 use crate::board::{Board, Posted, Watched, state};
 use crate::check::inspector::{self, Inspector};
-use crate::check::{self, Found, Order, Reach, Subject};
+use crate::check::{self, Found, Reach};
 use crate::gate::apply::Rules;
 use crate::monitor::Monitor;
 use crate::monitor::deliver::Delivery;
-use crate::monitor::rounds::{self, Rounds};
+use crate::monitor::rounds::{self, Keep, Rounds};
 use crate::monitor::settings::Settings;
 use crate::render::file;
-use crate::render::progress::Progress;
 use crate::report::model::{Ended, Level, Report};
-use crate::session::saved;
 use crate::session::server::{Session, Trace};
 use crate::session::vault;
 use crate::target::exit_status::ExitStatus;
 use crate::target::tracer::{Tracer, TracerEvent};
-
-/// Saves a session to a file; returns its path where that was done.
-type Save<'a> = &'a dyn Fn(&Path, &[u8]) -> Option<String>;
 
 /// How long after a process's death its tracer may still report the end that it held.
 const GRACE: Duration = Duration::from_millis(300);
@@ -46,6 +42,11 @@ pub enum WatchEvent {
         /// How, where the kernel tells.
         how: Option<ExitStatus>,
     },
+    /// The last check of a process that runs on came to nothing.
+    Unreadable {
+        /// Which session.
+        session: u64,
+    },
     /// Somebody asks about a process that lives.
     Asked {
         /// Which session.
@@ -60,8 +61,10 @@ pub type Told = Arc<dyn Fn(u64, Option<&Report>) + Send + Sync>;
 
 /// What is told of a session under watch, from any thread.
 pub enum Note<'a> {
-    /// What its monitor would go on with, were this process killed.
+    /// What its checks came to, were this process killed.
     Monitored(u64, &'a [u8]),
+    /// The tracer is gone.
+    TracerLost,
     /// A line for whoever started avleak, now.
     Line(String),
 }
@@ -83,6 +86,8 @@ pub struct Watch {
     cancel: Arc<AtomicBool>,
     /// What made up the peaks is named in the reports.
     pub names_peaks: bool,
+    /// Processes that end are not let go by their checks.
+    pub holds: bool,
     told: Told,
     /// How often processes are checked while they run on, and what is worth an alert.
     pub monitoring: Option<Settings>,
@@ -152,6 +157,7 @@ impl Watch {
             checking: 0,
             cancel: Arc::default(),
             names_peaks: true,
+            holds: false,
             told,
             monitoring: None,
             sessions_to: None,
@@ -184,7 +190,7 @@ impl Watch {
         self.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// A process registered. `left`: what the monitor of another analyzer knew of it.
+    /// A process registered. `left`: what the checks of another analyzer came to.
     pub fn on_registered(&mut self, session: Box<Session>, left: Option<&[u8]>) {
         let (pid, number) = (session.pid, session.number);
         let found = session.shelf.as_ref().and_then(vault::finding);
@@ -194,15 +200,19 @@ impl Watch {
         }
         self.await_death(&session);
         let door = control::open(pid, self.sender.clone(), move |asked| WatchEvent::Asked { session: number, asked });
-        let inspector = Arc::new(Inspector::new(&session, self.tracer.clone(), self.cancel.clone()));
-        let monitor = self.monitoring.clone().map(|settings| Arc::new(Mutex::new(Monitor::new(settings, left))));
-        let rounds = monitor.as_ref().and_then(|monitor| self.start_rounds(number, &inspector, monitor));
+        let left = PassedOn::read(left);
+        let inspector = Arc::new(Inspector::new(&session, self.tracer.clone(), self.cancel.clone(), left.tally));
+        let before = left.monitor.as_deref();
+        let monitor = self.monitoring.clone().map(|settings| Arc::new(Mutex::new(Monitor::new(settings, before))));
+        let keep = self.keep(number, &inspector, monitor.as_ref());
+        let rounds = monitor.as_ref().and_then(|monitor| self.start_rounds(&inspector, monitor, &keep));
         let watched = Arc::new(Watched {
             process: session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned()),
             inspector,
             monitor,
             level: self.level,
             rules: self.rules.clone(),
+            keep,
             checking: AtomicBool::new(false),
             names: Mutex::default(),
         });
@@ -252,8 +262,7 @@ impl Watch {
                 return;
             }
             TracerEvent::Lost => {
-                self.refusals
-                    .push("the tracer process is gone: processes that end from now on are not classified".into());
+                (self.noted)(Note::TracerLost);
                 return;
             }
         };
@@ -286,26 +295,35 @@ impl Watch {
             WatchEvent::Checked => self.checking -= 1,
             WatchEvent::Asked { session, asked } => self.answer(session, asked),
             WatchEvent::Died { session, how } => {
-                let pid = self.sessions.iter().find(|(_, known)| known.session.number == session).map(|(&pid, _)| pid);
-                if let Some(known) = pid.and_then(|pid| self.sessions.remove(&pid)) {
-                    let (session, mut aside) = known.part();
+                if let Some((session, mut aside)) = self.take(session) {
                     aside.dumped_core = how.map(|how| how.dumped_core);
                     let why = "nobody could look at it when it ended".into();
                     self.check(session, aside, how.map(|how| how.ended), Reach::Gone(why));
                 }
             }
+            WatchEvent::Unreadable { session } => {
+                if let Some((session, aside)) = self.take(session) {
+                    self.check(session, aside, None, Reach::Gone(STILL_RAN.into()));
+                }
+            }
         }
+    }
+
+    /// To be called after each check of a process that runs on.
+    fn keep(&self, number: u64, inspector: &Arc<Inspector>, monitor: Option<&Arc<Mutex<Monitor>>>) -> Keep {
+        let (inspector, monitor, noted) = (inspector.clone(), monitor.cloned(), self.noted.clone());
+        Arc::new(move || noted(Note::Monitored(number, &PassedOn::write(&inspector, monitor.as_ref()))))
     }
 
     /// Where monitoring is wished for.
     fn start_rounds(
         &mut self,
-        number: u64,
         inspector: &Arc<Inspector>,
         monitor: &Arc<Mutex<Monitor>>,
+        keep: &Keep,
     ) -> Option<Rounds> {
         let settings = self.monitoring.as_ref()?;
-        let (keep, say) = (self.noted.clone(), self.noted.clone());
+        let say = self.noted.clone();
         let order = rounds::Order {
             inspector: inspector.clone(),
             level: self.level,
@@ -313,7 +331,7 @@ impl Watch {
             rules: self.rules.clone(),
             monitor: monitor.clone(),
             delivery: Delivery::new(settings.clone(), Arc::new(move |line| say(Note::Line(line)))),
-            keep: Box::new(move |state| keep(Note::Monitored(number, state))),
+            keep: keep.clone(),
         };
         match rounds::start(order) {
             Ok(rounds) => Some(rounds),
@@ -348,9 +366,37 @@ impl Watch {
     pub fn give_up_on_running(&mut self) {
         let left: Vec<Known> = self.sessions.drain().map(|(_, known)| known).collect();
         for (session, aside) in left.into_iter().map(Known::part) {
-            let why = "the process still ran when the watch ended: what was alive is unclassified".to_string();
-            self.check(session, aside, None, Reach::Gone(why));
+            self.check(session, aside, None, Reach::Gone(STILL_RAN.into()));
         }
+    }
+
+    /// Those that still run are checked for the last time as they run, each on a thread of its own. What ends meanwhile is reported as ever.
+    pub fn check_the_running(&mut self) {
+        for known in self.sessions.values() {
+            let (number, inspector, told) = (known.session.number, known.watched.inspector.clone(), self.told.clone());
+            let (level, rules, sender) = (self.level, self.rules.clone(), self.sender.clone());
+            let work = move || {
+                let question = inspector::Question { level, hold: Duration::ZERO, increased: false };
+                match inspector.check(&question, false) {
+                    Ok(mut report) => {
+                        rules.apply_to_process(&mut report, 1);
+                        told(number, Some(&report));
+                    }
+                    // It ends at this moment, or cannot be read: either way that is known at once.
+                    Err(_) => _ = sender.send(WatchEvent::Unreadable { session: number }),
+                }
+            };
+            let name = format!("last-{}", known.session.pid);
+            if std::thread::Builder::new().name(name).spawn(work).is_err() {
+                let _ = self.sender.send(WatchEvent::Unreadable { session: number });
+            }
+        }
+    }
+
+    /// The session of this number, no longer under watch.
+    fn take(&mut self, number: u64) -> Option<(Box<Session>, Aside)> {
+        let pid = self.sessions.iter().find(|(_, known)| known.session.number == number).map(|(&pid, _)| pid);
+        pid.and_then(|pid| self.sessions.remove(&pid)).map(Known::part)
     }
 
     fn await_death(&self, session: &Session) {
@@ -387,7 +433,7 @@ impl Watch {
         self.checking += 1;
         (self.told)(session.number, None);
         let told = self.told.clone();
-        let (level, quiet, names_peaks) = (self.level, self.quiet, self.names_peaks);
+        let (level, quiet, names_peaks, holds) = (self.level, self.quiet, self.names_peaks, self.holds);
         let (tracer, cancel) = (self.tracer.clone(), self.cancel.clone());
         let (to, noted) = (self.sessions_to.clone(), self.noted.clone());
         let sender = self.sender.clone();
@@ -403,10 +449,9 @@ impl Watch {
                     None
                 }
             };
-            let save = (to.as_ref(), &save as Save<'_>);
-            let options = (level, names_peaks, quiet);
+            let end = Ending { ended, reach, known, stopped_at, holds };
             let report =
-                check_one(*session, known, ended, reach, options, save, tracer.as_deref(), &cancel, stopped_at);
+                check_one(*session, end, (level, names_peaks, quiet), (to.as_ref(), &save), tracer.as_deref(), &cancel);
             told(number, Some(&report));
             let _ = sender.send(WatchEvent::Checked);
         };
@@ -425,7 +470,9 @@ fn answer(watched: &Watched, request: &Request) -> Result<Answer, String> {
                 hold: Duration::try_from_secs_f64(question.hold_s).unwrap_or_default(),
                 increased: question.increased,
             };
-            Ok(Answer::Report(Box::new(watched.inspector.check(&question, true)?)))
+            let checked = watched.inspector.check(&question, true);
+            (watched.keep)();
+            Ok(Answer::Report(Box::new(checked?)))
         }
         Request::Look { look: Look::State } => Ok(Answer::State(Box::new(state::with_living(watched)))),
         Request::Look { look: Look::Check } => {
@@ -439,89 +486,6 @@ fn answer(watched: &Watched, request: &Request) -> Result<Answer, String> {
     }
 }
 
+const STILL_RAN: &str = "the process still ran when the watch ended: what was alive is unclassified";
 const EXECED: &str =
     "the process replaced itself by another program (execve): what was alive in the old one is unclassified";
-
-#[allow(clippy::too_many_arguments, reason = "a thread's whole task")]
-fn check_one(
-    session: Session,
-    mut known: check::Known,
-    ended: Option<Ended>,
-    reach: Reach,
-    (level, names_peaks, quiet): (Level, bool, bool),
-    (to, save): (Option<&SavedSessions>, Save<'_>),
-    tracer: Option<&Tracer>,
-    cancel: &AtomicBool,
-    stopped_at: Instant,
-) -> Report {
-    let pid = session.pid;
-    let title = session.exe.file_name().map_or_else(|| "?".into(), |name| name.to_string_lossy().into_owned());
-    let held = matches!(reach, Reach::Held { .. });
-    let progress = if held { Progress::of_check(&title, pid as u32, 0, quiet) } else { Progress::hidden() };
-    let (done_before, kept_at) = (AtomicU64::new(0), AtomicU64::new(0));
-    let head = session.head(ended);
-    let drained = session.drain.finish();
-    let mut drained = match drained {
-        Ok(drained) => drained,
-        Err(panic) => {
-            if held && let Some(tracer) = tracer {
-                let _ = tracer.release(pid);
-            }
-            let why = format!("the drain failed: {panic}");
-            return Report::of_failure(pid, &session.exe.to_string_lossy(), session.argv, ended, level, &why);
-        }
-    };
-    if let Some(to) = to.filter(|to| matches!(reach, Reach::Gone(_)) && to.wants(ended, known.dumped_core)) {
-        let beside = saved::Known { grew: known.grew.clone() };
-        // Where there is no memory for it there is none.
-        let bytes = saved::bytes(&head, &mut drained, &beside).ok();
-        known.session = bytes.and_then(|bytes| save(&to.file_of(pid), &bytes));
-    }
-    let subject = Subject {
-        pid,
-        exe: session.exe.to_string_lossy().into_owned(),
-        argv: session.argv,
-        origin: session.origin,
-        ended,
-        drained,
-        reach,
-        writable_before: session.writable_before,
-        untraced: session.untraced,
-        notes: Vec::new(),
-        known,
-    };
-    check::run(
-        subject,
-        &Order {
-            level,
-            names_peaks,
-            progress: &|done, total| {
-                progress.set_total(total);
-                progress.advance(done.saturating_sub(done_before.swap(done, Ordering::Relaxed)));
-                // A long check says that it is alive, or the tracer lets the process go.
-                let seconds = stopped_at.elapsed().as_secs();
-                if seconds > kept_at.swap(seconds, Ordering::Relaxed) + 4
-                    && let Some(tracer) = tracer
-                {
-                    let _ = tracer.keep(pid);
-                }
-            },
-            cancel,
-            release: &|| {
-                if held && let Some(tracer) = tracer {
-                    let _ = tracer.release(pid);
-                }
-            },
-            // Before it is let go: were this process killed after that, another one would have nothing to look at.
-            found: &|found| {
-                if let Some(shelf) = &session.shelf {
-                    let write =
-                        |to: &mut dyn Write| postcard::to_io(found, to).map(drop).map_err(std::io::Error::other);
-                    // Where there is no memory for it another analyzer would not know.
-                    let _ = vault::set_finding(shelf, write);
-                }
-            },
-            stopped_at,
-        },
-    )
-}

@@ -16,9 +16,9 @@ const MOST_LETTERS: usize = 160;
 /// Prometheus's text format, as scrapers ask for it.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-const OF_PROCESS: [&str; 2] = ["pid", "process"];
-const OF_CLASS: [&str; 3] = ["pid", "process", "class"];
-const OF_GROUP: [&str; 6] = ["pid", "process", "group", "class", "object", "where"];
+const OF_PROCESS: [&str; 3] = ["pid", "process", "service"];
+const OF_CLASS: [&str; 4] = ["pid", "process", "service", "class"];
+const OF_GROUP: [&str; 7] = ["pid", "process", "service", "group", "class", "object", "where"];
 
 /// Everything that is told.
 struct Metrics {
@@ -85,7 +85,7 @@ impl Metrics {
             frees: count("avleak_frees_total", "Blocks given back.")?,
             dropped: count("avleak_events_dropped_total", "Events that were lost.")?,
             waited: time("avleak_producer_wait_seconds_total", "Time for which threads waited for avleak.")?,
-            checks: count("avleak_checks_total", "Checks of the running process by this analyzer.")?,
+            checks: count("avleak_checks_total", "Checks of the running process.")?,
             checks_failed: count("avleak_checks_failed_total", "Checks that came to nothing.")?,
             stopped: time("avleak_check_stopped_seconds_total", "Time for which checks made the process stand still.")?,
             last_stopped: real(
@@ -121,7 +121,9 @@ impl Metrics {
     fn tell(&self, watched: &Watched) {
         let pid = watched.pid().to_string();
         let process = label(&watched.process);
-        let labels = [pid.as_str(), process.as_str()];
+        // An empty label is none.
+        let service = label(watched.inspector.service().unwrap_or_default());
+        let labels = [pid.as_str(), process.as_str(), service.as_str()];
         if let Some(numbers) = watched.inspector.numbers() {
             self.live_frames.with_label_values(&labels).set(signed(numbers.frames));
             self.live_blocks.with_label_values(&labels).set(signed(numbers.blocks));
@@ -146,7 +148,7 @@ impl Metrics {
         }
     }
 
-    fn tell_report(&self, report: &Report, labels: &[&str; 2]) {
+    fn tell_report(&self, report: &Report, labels: &[&str; 3]) {
         self.last_stopped.with_label_values(labels).set(report.check.stopped_ms / 1e3);
         self.last_took.with_label_values(labels).set(report.check.duration_s);
         let began = humantime::parse_rfc3339(&report.check.started).ok();
@@ -155,15 +157,15 @@ impl Metrics {
         self.leaked_frames.with_label_values(labels).set(signed(report.leaks.frames));
         self.leaked_pinned.with_label_values(labels).set(signed(report.leaks.pinned_bytes));
         for (class, totals) in by_class(&report.totals) {
-            let labels = [labels[0], labels[1], class.key()];
+            let labels = [labels[0], labels[1], labels[2], class.key()];
             self.frames.with_label_values(&labels).set(signed(totals.frames));
             self.pinned.with_label_values(&labels).set(signed(totals.pinned_bytes));
         }
         for (at, group) in report.groups.iter().enumerate() {
             let place = brief::blamed(group).map(brief::site).unwrap_or_default();
             let [object, place] = [&group.object, &place].map(|text| label(text));
-            let own = [labels[0], labels[1], &group.id, group.class.key(), &object, &place];
-            let others = [labels[0], labels[1], "other", group.class.key(), "", ""];
+            let own = [labels[0], labels[1], labels[2], &group.id, group.class.key(), &object, &place];
+            let others = [labels[0], labels[1], labels[2], "other", group.class.key(), "", ""];
             self.add(group, if at < MOST_GROUPS { &own } else { &others });
         }
         if let Some(go) = &report.go {
@@ -171,7 +173,7 @@ impl Metrics {
         }
     }
 
-    fn add(&self, group: &Group, labels: &[&str; 6]) {
+    fn add(&self, group: &Group, labels: &[&str; 7]) {
         self.group_objects.with_label_values(labels).add(signed(group.count));
         self.group_pinned.with_label_values(labels).add(signed(group.pinned_bytes));
     }
@@ -221,7 +223,7 @@ mod tests {
 
     fn of(report: &Report) -> String {
         let metrics = Metrics::new().expect("metrics");
-        metrics.tell_report(report, &["812", "server"]);
+        metrics.tell_report(report, &["812", "server", "live"]);
         let mut text = Vec::new();
         TextEncoder::new().encode(&metrics.registry.gather(), &mut text).expect("text");
         String::from_utf8(text).expect("UTF-8")
@@ -262,7 +264,7 @@ mod tests {
         let report = sample::leaking();
         let text = of(&report);
         let lost = format!(
-            "avleak_frames{{class=\"definitely_lost\",pid=\"812\",process=\"server\"}} {}",
+            "avleak_frames{{class=\"definitely_lost\",pid=\"812\",process=\"server\",service=\"live\"}} {}",
             report.totals.definitely_lost.frames
         );
         assert!(text.contains(&lost), "{text}");

@@ -32,6 +32,8 @@ pub struct Setup {
     pub names_peaks: bool,
     /// Why nothing is traced; `None`: with the tracer whose socket is beside this.
     pub untraced: Option<String>,
+    /// Processes that end are not let go when they have been looked at, but when the tracer ends.
+    pub holds: bool,
     /// How long a process may have to wait until it is traced, milliseconds.
     pub patience_ms: u64,
     /// How processes are checked while they run on; `None`: only when somebody asks.
@@ -81,6 +83,8 @@ pub enum ToAnalyzer {
     Cancel,
     /// Report those that still run as they are.
     GiveUp,
+    /// Check those that still run, and report them.
+    LastCheck,
 }
 
 /// From the analyzer.
@@ -111,6 +115,8 @@ pub enum FromAnalyzer {
         /// Which.
         number: u64,
     },
+    /// The tracer is gone.
+    TracerLost,
     /// A line for whoever started avleak, at the end.
     Say(String),
     /// A line for whoever started avleak, now.

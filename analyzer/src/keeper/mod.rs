@@ -29,6 +29,7 @@ use crate::cli::saved_sessions::SavedSessions;
 use crate::http;
 use crate::monitor::settings::Settings;
 use crate::report::model::{Level, Report};
+use crate::session::place::{Place, SocketFile};
 use crate::session::server::{self, Arrival, Arrived, ServerError};
 use crate::session::vault;
 use crate::target::tracer::{TracerOptions, TracerProcess};
@@ -41,6 +42,8 @@ const SHORT_LIFE: Duration = Duration::from_millis(500);
 const MOST_SHORT_LIVES: u32 = 20;
 /// So many analyzers may die over the check of one process: no memory is enough for it, perhaps.
 const MOST_DEATHS_OVER_ONE: u32 = 20;
+/// A tracer that dies sooner than this is not followed by another.
+const SHORT_TRACE: Duration = Duration::from_secs(10);
 /// How long the analyzer may take to end when nothing is left to do.
 const GRACE: Duration = Duration::from_secs(1);
 /// A Ctrl-C that ended the program may arrive a little later here.
@@ -67,6 +70,8 @@ pub struct KeeperOptions {
     pub names_peaks: bool,
     /// Processes are traced.
     pub traces: bool,
+    /// Processes that end are held until this keeper has shut down.
+    pub holds: bool,
     /// How long a process may have to wait until it is traced.
     pub patience: Duration,
     /// How processes are checked while they run on; `None`: only when somebody asks.
@@ -102,6 +107,7 @@ struct Analyzer {
 pub struct Keeper {
     setup: Setup,
     tracer: Option<TracerProcess>,
+    tracer_since: Instant,
     /// Of HTTP: who connects while no analyzer runs is answered by the next one.
     listener: Option<OwnedFd>,
     analyzer: Option<Analyzer>,
@@ -156,6 +162,7 @@ impl Keeper {
             quiet: options.quiet,
             names_peaks: options.names_peaks,
             untraced,
+            holds: options.holds,
             patience_ms: options.patience.as_millis() as u64,
             monitor: options.monitor.clone(),
             sessions: options.sessions.clone(),
@@ -165,6 +172,7 @@ impl Keeper {
         let mut keeper = Self {
             setup,
             tracer,
+            tracer_since: Instant::now(),
             listener,
             analyzer: None,
             analyzers: 0,
@@ -183,13 +191,18 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Listens for processes; returns the value for AVLEAK_SOCKET.
+    /// Listens for processes.
     ///
     /// # Errors
     /// Where no socket can be made or no thread started.
-    pub fn listen(&self) -> Result<String, ServerError> {
+    pub fn listen(&self, place: &Place) -> Result<Option<SocketFile>, ServerError> {
         let sender = self.sender.clone();
-        server::listen(move |arrival| sender.send(News::Arrived(arrival)).is_ok())
+        server::listen(place, move |arrival| sender.send(News::Arrived(arrival)).is_ok())
+    }
+
+    /// False once none could be started any more: nobody is watched then.
+    pub fn has_analyzer(&self) -> bool {
+        self.analyzer.is_some()
     }
 
     /// What to pass to [`Self::on`].
@@ -229,6 +242,11 @@ impl Keeper {
     pub fn give_up_on_running(&mut self) {
         self.gave_up = true;
         self.say(&ToAnalyzer::GiveUp, &[]);
+    }
+
+    /// Those that still run are checked once more, as they run, and reported.
+    pub fn check_the_running(&mut self) {
+        self.say(&ToAnalyzer::LastCheck, &[]);
     }
 
     /// Something happened.
@@ -325,8 +343,39 @@ impl Keeper {
                     kept.monitor = descriptors.into_iter().next();
                 }
             }
+            FromAnalyzer::TracerLost => self.replace_tracer(),
             FromAnalyzer::Say(line) => self.refusals.push(line),
             FromAnalyzer::SayNow(line) => self.lines.push(line),
+        }
+    }
+
+    /// The analyzer listens to the one that is gone: another one comes with the new one, and has everybody traced anew.
+    fn replace_tracer(&mut self) {
+        let Some(old) = self.tracer.take() else { return };
+        old.shut_down();
+        let lived = std::mem::replace(&mut self.tracer_since, Instant::now()).elapsed();
+        let started = if lived < SHORT_TRACE {
+            Err("it ends as soon as it is to trace (a seccomp filter that kills for ptrace?)".to_string())
+        } else {
+            TracerProcess::start(&TracerOptions::default()).map_err(|error| error.to_string())
+        };
+        match started {
+            Ok(tracer) => {
+                self.refusals.push(
+                    "the tracer process ended and was started again: what ended meanwhile is not classified".into(),
+                );
+                self.tracer = Some(tracer);
+            }
+            Err(error) => {
+                self.refusals.push(format!(
+                    "the tracer process is gone: processes that end from now on are not classified: {error}"
+                ));
+                self.setup.untraced = Some(format!("the tracer process is gone: {error}"));
+            }
+        }
+        self.sessions.values_mut().for_each(|kept| kept.traced = false);
+        if let Some(analyzer) = &self.analyzer {
+            let _ = rustix::net::shutdown(&analyzer.socket, rustix::net::Shutdown::Both);
         }
     }
 

@@ -18,8 +18,9 @@ use super::alert::{Alert, Reason};
 use super::settings::Settings;
 use crate::render::{errno, json};
 use crate::report::model::Report;
+use crate::target::child;
 
-/// Reports of so many alerts of one process lie there; then the oldest is replaced.
+/// Reports of so many alerts of one process id lie there; then the oldest is replaced.
 const REPORTS: u64 = 16;
 /// Alerts that wait for the command before them.
 const WAITING: usize = 64;
@@ -55,13 +56,13 @@ impl Delivery {
         Self { settings, commands, say }
     }
 
-    /// Tells of the alerts of one check; `before`: how many this process had before. The text of each goes to whoever started avleak too.
-    pub fn deliver(&self, alerts: Vec<Alert>, report: &Report, before: u64) {
+    /// Tells of the alerts of one check. The text of each goes to whoever started avleak too.
+    pub fn deliver(&self, alerts: Vec<Alert>, report: &Report) {
         if alerts.is_empty() {
             return;
         }
         let file = Path::new(&self.settings.file);
-        let beside = report_path(file, report.target.pid, before);
+        let beside = report_path(file, report.target.pid);
         let written = match json::write(&beside, report) {
             Ok(()) => Some(beside.display().to_string()),
             Err(error) => {
@@ -84,9 +85,12 @@ impl Delivery {
     }
 }
 
-/// `avleak.812.alert-3.json` beside the file of alerts.
-fn report_path(file: &Path, pid: u32, before: u64) -> PathBuf {
-    file.with_file_name(format!("avleak.{pid}.alert-{}.json", before % REPORTS + 1))
+/// `avleak.812.alert-3.json` beside the file of alerts: the first that is not there, or the oldest. An earlier process may have had the same id.
+fn report_path(file: &Path, pid: u32) -> PathBuf {
+    let paths = (1..=REPORTS).map(|number| file.with_file_name(format!("avleak.{pid}.alert-{number}.json")));
+    let written = |path: &PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    // None comes before all times, and the first of equals is taken.
+    paths.min_by_key(written).unwrap_or_else(|| file.with_file_name(format!("avleak.{pid}.alert-1.json")))
 }
 
 fn line(alert: &Alert) -> Vec<u8> {
@@ -120,6 +124,7 @@ fn run_command(program: &str, alert: &Alert) -> Result<(), String> {
     told.write_all(&line(alert)).and_then(|()| told.rewind()).map_err(cannot)?;
     let mut command = Command::new(program);
     command.stdin(told).stdout(Stdio::null()).stderr(Stdio::null()).envs(environment(alert));
+    child::receiving_requests_to_end(&mut command);
     let mut child = command.spawn().map_err(cannot)?;
     let until = Instant::now() + LONGEST_COMMAND;
     loop {
@@ -164,11 +169,16 @@ mod tests {
 
     #[test]
     fn reports_of_alerts_are_kept_up_to_a_number() {
-        let path = |before| report_path(Path::new("/log/alerts.ndjson"), 812, before).display().to_string();
-        assert_eq!(path(0), "/log/avleak.812.alert-1.json");
-        assert_eq!(path(15), "/log/avleak.812.alert-16.json");
-        assert_eq!(path(16), path(0));
-        assert_eq!(report_path(Path::new("alerts"), 1, 0), Path::new("avleak.1.alert-1.json"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = || report_path(&folder.path().join("alerts.ndjson"), 812);
+        let began = std::time::SystemTime::UNIX_EPOCH;
+        for number in 1..=20_u64 {
+            let expected = format!("avleak.812.alert-{}.json", (number - 1) % REPORTS + 1);
+            assert_eq!(path(), folder.path().join(expected));
+            let file = File::create(path()).expect("a report");
+            file.set_modified(began + Duration::from_secs(number)).expect("its time");
+        }
+        assert_eq!(report_path(Path::new("alerts"), 1), Path::new("avleak.1.alert-1.json"));
     }
 
     #[test]

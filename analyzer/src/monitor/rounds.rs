@@ -19,8 +19,8 @@ pub struct Rounds {
     _stop: Sender<()>,
 }
 
-/// Takes a monitor's state.
-pub type Keep = Box<dyn Fn(&[u8]) + Send>;
+/// Keeps what the checks so far came to where it outlives this process.
+pub type Keep = Arc<dyn Fn() + Send + Sync>;
 
 /// What the rounds work with.
 pub struct Order {
@@ -36,7 +36,7 @@ pub struct Order {
     pub monitor: Arc<Mutex<Monitor>>,
     /// Whom to tell.
     pub delivery: Delivery,
-    /// Keeps what the monitor knows where it outlives this process.
+    /// To be called after each check.
     pub keep: Keep,
 }
 
@@ -62,25 +62,16 @@ pub fn start(order: Order) -> std::io::Result<Rounds> {
 fn round(order: &Order) {
     let question = Question { level: order.level, hold: Duration::ZERO, increased: false };
     let checked = order.inspector.check(&question, false);
-    let state = {
-        let mut monitor = order.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-        match checked {
-            Ok(mut report) => {
-                order.rules.apply_to_process(&mut report, 1);
-                let before = monitor.alerts();
-                let alerts = monitor.checked(&report);
-                let state = monitor.state();
-                drop(monitor);
-                // Told first, kept then: whoever is killed in between tells twice rather than never.
-                order.delivery.deliver(alerts, &report, before);
-                order.inspector.keep(report);
-                state
-            }
-            Err(_) => {
-                monitor.failed();
-                monitor.state()
-            }
+    let monitor = || order.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+    match checked {
+        Ok(mut report) => {
+            order.rules.apply_to_process(&mut report, 1);
+            let alerts = monitor().checked(&report);
+            // Told first, kept then: whoever is killed in between tells twice rather than never.
+            order.delivery.deliver(alerts, &report);
+            order.inspector.keep(report);
         }
-    };
-    (order.keep)(&state);
+        Err(_) => monitor().failed(),
+    }
+    (order.keep)();
 }

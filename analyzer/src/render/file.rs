@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 /// A report that could not be written. Nothing half-written was left behind.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {} ({})", .path.display(), errno::name(.source), remedy(.source))]
@@ -87,18 +89,67 @@ fn goes_through(path: &Path) -> io::Result<bool> {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // The umask applies to this mode, as to any file that a program creates.
     let mode = fs::metadata(path).map_or(0o666, |data| data.permissions().mode() & 0o777);
-    let create = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file = tempfile::Builder::new().prefix(".avleak.").suffix(".tmp").make_in(folder, create)?;
-    file.as_file_mut().write_all(bytes)?;
-    file.as_file().sync_all()?;
+    let file = beside(path, bytes, mode)?;
     file.persist(path).map_err(|failed| failed.error)?;
-    // The report is whole either way; this only makes the rename outlive a power cut, which not every file system offers.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    sync_folder(path);
     Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// In the same folder, on the disk. The umask applies to the mode, as to any file that a program creates.
+fn beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let create = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let file = tempfile::Builder::new().prefix(".avleak.").suffix(".tmp").make_in(folder_of(path), create)?;
+    let (mut file, path) = file.into_parts();
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(NamedTempFile::from_parts(file, path))
+}
+
+/// The report is whole either way; this only makes the rename outlive a power cut, which not every file system offers.
+fn sync_folder(path: &Path) {
+    let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+}
+
+/// Who may read a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As with any file, less the umask.
+    Usual,
+    /// Its owner.
+    Private,
+}
+
+/// A file that is on the disk and has no name yet. It goes where it is dropped.
+#[derive(Debug)]
+pub struct Prepared(NamedTempFile);
+
+/// Writes `bytes` where they can become `path` at once.
+///
+/// # Errors
+/// As [`write`].
+pub fn prepare(path: &Path, bytes: &[u8], mode: Mode) -> Result<Prepared, WriteError> {
+    let mode = if mode == Mode::Private { 0o600 } else { 0o666 };
+    beside(path, bytes, mode).map(Prepared).map_err(|source| WriteError { path: path.to_path_buf(), source })
+}
+
+impl Prepared {
+    /// Gives it its name, unless that is taken: then it comes back.
+    ///
+    /// # Errors
+    /// As [`write`].
+    pub fn put_if_free(self, path: &Path) -> Result<Option<Self>, WriteError> {
+        match self.0.persist_noclobber(path) {
+            Ok(_) => {
+                sync_folder(path);
+                Ok(None)
+            }
+            Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Ok(Some(Self(failed.file))),
+            Err(failed) => Err(WriteError { path: path.to_path_buf(), source: failed.error }),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Finds out where a process comes from, while it lives.
 
 use std::fs::File;
+use std::io::Read;
 
 use avleak_wire::options;
 
@@ -9,16 +10,40 @@ use crate::symbols;
 
 /// Longest name that is kept, bytes: it becomes part of every report.
 const LONGEST: usize = 128;
+/// Bytes of an environment that are looked through.
+const MOST_ENVIRONMENT: u64 = 1 << 20;
 
 /// Of a living thread of the process; `exe` as /proc names it.
 pub fn of(tid: i32) -> Origin {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let cgroups = std::fs::read_to_string(format!("/proc/{tid}/cgroup")).unwrap_or_default();
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    let named = service_option(&variable("AVLEAK_OPTIONS")).or_else(|| tidied(&variable("OTEL_SERVICE_NAME")));
+    let environment = environment(tid);
+    let theirs = |name: &str| variable(&environment, name).unwrap_or_default();
+    let ours = |name: &str| std::env::var(name).unwrap_or_default();
+    // Its own word first: one analyzer may serve many, which are told nothing by its environment.
+    let named = service_option(&theirs("AVLEAK_OPTIONS"))
+        .or_else(|| tidied(&theirs("OTEL_SERVICE_NAME")))
+        .or_else(|| service_option(&ours("AVLEAK_OPTIONS")))
+        .or_else(|| tidied(&ours("OTEL_SERVICE_NAME")));
     // By /proc: the file may be gone, or another one by now.
     let build_id = File::open(format!("/proc/{tid}/exe")).ok().and_then(|file| symbols::build_id(&file));
     Origin { host: tidied(&host), service: named.or_else(|| systemd_unit(&cgroups)), build_id }
+}
+
+/// The environment that the process was started with; empty where it may not be read.
+fn environment(tid: i32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(format!("/proc/{tid}/environ")) {
+        // Where reading fails half way, what was read is as true.
+        let _ = file.take(MOST_ENVIRONMENT).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+fn variable(environment: &[u8], name: &str) -> Option<String> {
+    let mut all = environment.split(|&byte| byte == 0);
+    let value = all.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 fn service_option(text: &str) -> Option<String> {
@@ -77,6 +102,18 @@ mod tests {
         assert_eq!(tidied(" a\u{1b}[31mb\n").as_deref(), Some("a[31mb"));
         assert_eq!(tidied(&"ä".repeat(100)).map(|name| name.len()), Some(128));
         assert_eq!(tidied("\n"), None);
+    }
+
+    #[test]
+    fn a_variable_is_found_by_its_whole_name() {
+        let environment = b"XOTEL_SERVICE_NAME=no\0OTEL_SERVICE_NAME=live-eu\0OTEL_SERVICE_NAMES=no\0";
+        assert_eq!(variable(environment, "OTEL_SERVICE_NAME").as_deref(), Some("live-eu"));
+        assert_eq!(variable(environment, "AVLEAK_OPTIONS"), None);
+        assert!(!environment_of_this().is_empty());
+    }
+
+    fn environment_of_this() -> Vec<u8> {
+        environment(std::process::id() as i32)
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::fs::File;
 use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use avleak_wire::layout::{MAGIC, MAJOR};
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::drain::Drain;
 use super::identity::Identity;
 use super::origin;
+use super::place::{Place, SocketFile};
 use super::saved::{self, Head, Moment};
 use super::segment::{Segment, SegmentError};
 use super::vault::{self, Vault};
@@ -32,6 +33,10 @@ use crate::report::origin::Origin;
 
 /// How long a process may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
+/// So many may be waited for at the same time.
+const MOST_SILENT: usize = 32;
+/// After an accept failed: out of descriptors, perhaps.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// A process that said hello.
 pub struct Arrived {
@@ -129,35 +134,61 @@ pub type Trace = Arc<dyn Fn(i32) -> Result<(), String> + Send + Sync>;
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for processes on the socket {name}: {source}")]
+#[error("cannot listen for processes on the socket {name}: {} ({})", crate::render::errno::name(.source), remedy(.source))]
 pub struct ServerError {
     name: String,
     source: std::io::Error,
 }
 
-/// Listens on a fresh abstract socket (chroot and changed uids do not cut it off); returns the value for AVLEAK_SOCKET. `take` is told of
-/// everybody who comes, until it says false.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => "another avleak listens there, or a file has that name: choose another one",
+        Some(libc::ENOENT) => "create its folder first",
+        _ => "choose another name",
+    }
+}
+
+/// Listens, until the process ends. `take` is told of everybody who comes, until it says false.
 ///
 /// # Errors
 /// Where no socket can be made or no thread started.
-pub fn listen(take: impl Fn(Arrival) -> bool + Send + 'static) -> Result<String, ServerError> {
-    use std::hash::BuildHasher;
-    let random = std::collections::hash_map::RandomState::new().hash_one(std::process::id());
-    let name = format!("@avleak-{}-{random:016x}", std::process::id());
-    let error = |source| ServerError { name: name.clone(), source };
-    let address = SocketAddr::from_abstract_name(&name.as_bytes()[1..]).map_err(error)?;
-    let listener = UnixListener::bind_addr(&address).map_err(error)?;
-    std::thread::Builder::new()
-        .name("avleak-server".into())
-        .spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if !take(receive(connection)) {
-                    return;
-                }
+pub fn listen(
+    place: &Place,
+    take: impl Fn(Arrival) -> bool + Clone + Send + 'static,
+) -> Result<Option<SocketFile>, ServerError> {
+    let error = |source| ServerError { name: place.name().to_owned(), source };
+    let (listener, file) = place.bind().map_err(error)?;
+    std::thread::Builder::new().name("avleak-server".into()).spawn(move || accept(&listener, &take)).map_err(error)?;
+    Ok(file)
+}
+
+fn accept(listener: &UnixListener, take: &(impl Fn(Arrival) -> bool + Clone + Send + 'static)) {
+    let silent = Arc::new(AtomicUsize::new(0));
+    for connection in listener.incoming() {
+        let Ok(connection) = connection else {
+            std::thread::sleep(AFTER_FAILURE);
+            continue;
+        };
+        // Who says nothing holds up nobody else; unless there are many of those.
+        let at_once = silent.fetch_add(1, Ordering::AcqRel);
+        let (take_it, one) = (take.clone(), silent.clone());
+        let receive_it = move |connection| {
+            let arrival = receive(connection);
+            one.fetch_sub(1, Ordering::AcqRel);
+            take_it(arrival)
+        };
+        if at_once >= MOST_SILENT {
+            if !receive_it(connection) {
+                return;
             }
-        })
-        .map_err(error)?;
-    Ok(name)
+            continue;
+        }
+        let spawned = std::thread::Builder::new().name("avleak-hello".into()).spawn(move || receive_it(connection));
+        if spawned.is_err() {
+            // Whoever came sees its connection closed.
+            silent.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 fn answer(mut connection: &UnixStream, status: u32) {

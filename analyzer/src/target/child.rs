@@ -181,9 +181,35 @@ impl Drop for SignalWatch {
     }
 }
 
-/// Makes `command` run in a session of its own, and lets it inherit `fd`.
+/// What ends a service: whoever stops one sends it to every process of it, to avleak's as well (systemd's KillMode=control-group). Those have
+/// work to do when the service has ended, and then end by themselves.
+const REQUESTS_TO_END: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// Makes requests to end pass this process by, and what it starts from now on.
+pub fn outlive_requests_to_end() {
+    for signal in REQUESTS_TO_END {
+        // SAFETY: ignores a signal for which nothing here has a handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Makes `command` receive requests to end, whatever this process does with them.
+pub(crate) fn receiving_requests_to_end(command: &mut Command) {
+    let prepare = || {
+        for signal in REQUESTS_TO_END {
+            // SAFETY: between fork and exec: async-signal-safe.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` makes async-signal-safe calls only.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Makes `command` run in a session of its own, deaf to requests to end, and lets it inherit `fd`.
 pub(crate) fn in_own_session_with(command: &mut Command, fd: RawFd) {
     let prepare = move || {
+        outlive_requests_to_end();
         // SAFETY: between fork and exec: setsid and fcntl are async-signal-safe and touch this process only.
         unsafe {
             libc::setsid();

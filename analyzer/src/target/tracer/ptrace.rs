@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use crate::target::child;
+
 #[cfg(target_arch = "aarch64")]
 pub use crate::target::aarch64::system_call;
 
@@ -107,13 +109,14 @@ fn set_alarm(seconds: libc::time_t) {
 }
 
 /// Makes this process fit for tracing: every signal does by default what it does (an inherited SIGALRM or SIGCHLD that is
-/// ignored would break it), SIGPIPE nothing, and SIGCHLD is read from the returned descriptor.
+/// ignored would break it), SIGPIPE and requests to end nothing, and SIGCHLD is read from the returned descriptor.
 pub fn prepare() -> io::Result<OwnedFd> {
     // SAFETY: plain calls on local values; this process has one thread, so nobody else sees half-set dispositions.
     unsafe {
         for signal in 1..=64 {
             libc::signal(signal, if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL });
         }
+        child::outlive_requests_to_end();
         libc::prctl(libc::PR_SET_NAME, c"avleak-tracer".as_ptr());
         // Every stop of a target waits for this process. Where it is not allowed all stays as it is.
         libc::setpriority(libc::PRIO_PROCESS, 0, -10);

@@ -1,31 +1,16 @@
-//! `avleak serve --descriptor N`: the analyzer that a bare LD_PRELOAD starts; follows one process and leaves its report.
+//! AVLEAK_OPTIONS, as avleak itself reads them.
 
-use std::io::Write;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use avleak_wire::options::{self, KEYS};
-use avleak_wire::registration::PATIENCE_MS;
 
-use super::gate_options::GateOptions;
-use super::saved_sessions::SavedSessions;
+use crate::cli::saved_sessions::SavedSessions;
 use crate::http;
-use crate::keeper::{Keeper, KeeperOptions, News};
 use crate::monitor::settings::Wishes;
-use crate::render::json;
-use crate::report::model::{Level, Report, Verdict};
-use crate::report::verdict::EXIT_AVLEAK;
-use crate::session::server::{self, Arrival};
+use crate::report::model::Level;
 
-/// Follow the one process at the other end of an inherited socket (libavleak.so starts this).
-#[derive(Debug, clap::Args)]
-pub struct ServeArgs {
-    /// The socket's descriptor
-    #[arg(long, value_name = "N")]
-    descriptor: i32,
-}
+/// Where nothing says how many earlier reports of a process id stay.
+pub const REPORTS_KEPT: usize = 20;
 
 /// AVLEAK_OPTIONS as the analyzer reads them. Complaints are the interposer's: it stands in the process that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +19,8 @@ pub struct Options {
     pub report_dir: PathBuf,
     /// What counts as a leak.
     pub level: Level,
+    /// Earlier reports of a process id that stay when another process of that id is reported.
+    pub reports_kept: usize,
     /// Nothing on stderr.
     pub quiet: bool,
     /// Trace the process.
@@ -71,6 +58,7 @@ impl Options {
         let mut options = Self {
             report_dir: folder.clone(),
             level: Level::Normal,
+            reports_kept: REPORTS_KEPT,
             quiet: false,
             ptrace: true,
             monitor: Wishes::default(),
@@ -86,6 +74,7 @@ impl Options {
                     _ => Level::Normal,
                 }
             }
+            "reports_kept" => options.reports_kept = value.parse().unwrap_or(REPORTS_KEPT),
             "quiet" => options.quiet = value == "1",
             "ptrace" => options.ptrace = value == "1",
             "session" => options.session = ["0", "1"].iter().position(|known| *known == value).map(|at| at == 1),
@@ -107,113 +96,17 @@ impl Options {
     }
 }
 
-/// Runs the subcommand; returns the exit status, which nobody waits for.
-#[allow(unsafe_code, reason = "an inherited descriptor is a number on the command line")]
-pub fn run(args: &ServeArgs) -> i32 {
-    let options = Options::from_environment();
-    if args.descriptor < 3 || rustix::io::fcntl_getfd(borrow(args.descriptor)).is_err() {
-        say(&format!(
-            "descriptor {} is no open socket: libavleak.so starts this command, not a person",
-            args.descriptor
-        ));
-        return EXIT_AVLEAK;
-    }
-    // SAFETY: an open descriptor that libavleak.so gave to this process and that nothing else here owns.
-    let connection = UnixStream::from(unsafe { OwnedFd::from_raw_fd(args.descriptor) });
-    let _ = rustix::io::fcntl_setfd(&connection, rustix::io::FdFlags::CLOEXEC);
-    // Nobody may want to watch it, and then nothing is to be started.
-    let arrival = server::receive(connection);
-    if matches!(arrival, Arrival::Closed) {
-        return 0;
-    }
-    let options_of_keeper = KeeperOptions {
-        level: options.level,
-        quiet: true,
-        names_peaks: true,
-        traces: options.ptrace,
-        patience: Duration::from_millis(PATIENCE_MS),
-        monitor: options.monitor.clone().settle(&options.report_dir.to_string_lossy()),
-        http: options.http.clone(),
-        sessions: options.sessions(Some(&options.report_dir)),
-        let_through: (&GateOptions::default()).into(),
-    };
-    let mut keeper = match Keeper::start(&options_of_keeper) {
-        Ok(keeper) => keeper,
-        Err(line) => {
-            say(&line);
-            return EXIT_AVLEAK;
-        }
-    };
-    let news = keeper.news();
-    keeper.on(News::Arrived(arrival));
-    loop {
-        for line in keeper.lines.drain(..).filter(|_| !options.quiet) {
-            say(&line);
-        }
-        if keeper.is_idle() {
-            break;
-        }
-        if let Ok(one) = news.recv() {
-            keeper.on(one);
-        }
-    }
-    for line in &keeper.refusals {
-        say(line);
-    }
-    // A bare preload has no option for files; what avleak brings along holds here too.
-    if let Ok(rules) = GateOptions::default().load() {
-        for report in &mut keeper.reports {
-            rules.apply_to_process(report, 1);
-        }
-    }
-    let status = keeper.reports.iter().map(|report| leave(report, &options)).max().unwrap_or(0);
-    keeper.shut_down();
-    status
-}
-
-fn borrow(descriptor: i32) -> std::os::fd::BorrowedFd<'static> {
-    #[allow(unsafe_code, reason = "only to ask whether it is open")]
-    // SAFETY: the number is only passed to fcntl, which checks it.
-    unsafe {
-        std::os::fd::BorrowedFd::borrow_raw(descriptor)
-    }
-}
-
-/// Writes `avleak.PID.json` and says so in one line.
-fn leave(report: &Report, options: &Options) -> i32 {
-    let file = options.report_dir.join(format!("avleak.{}.json", report.target.pid));
-    match json::write(&file, report) {
-        Ok(()) => {
-            if !options.quiet {
-                let verdict = match report.verdict {
-                    Verdict::Clean => "no leaks",
-                    Verdict::Leaks => "leaks",
-                    Verdict::Inconclusive => "inconclusive",
-                };
-                say(&format!("pid {}: {verdict}: {}; report: {}", report.target.pid, report.reason, file.display()));
-            }
-            0
-        }
-        Err(error) => {
-            say(&error.to_string());
-            EXIT_AVLEAK
-        }
-    }
-}
-
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "avleak: {line}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn options_read_like_lsan_options() {
-        let options = Options::parse("report_dir=/var/log/avleak:level=draconian:quiet=1:ptrace=0:nonsense=3");
+        let options =
+            Options::parse("report_dir=/var/log/avleak:reports_kept=3:level=draconian:quiet=1:ptrace=0:nonsense=3");
         assert_eq!(options.report_dir, PathBuf::from("/var/log/avleak"));
         assert_eq!((options.level, options.quiet, options.ptrace), (Level::Draconian, true, false));
+        assert_eq!((options.reports_kept, Options::parse("").reports_kept), (3, REPORTS_KEPT));
         assert_eq!(options.sessions(Some(Path::new("/x"))), Some(SavedSessions::to(Path::new("/x"), false)));
         assert_eq!(options.sessions(None), None);
         assert_eq!((options.monitor, options.http), (Wishes::default(), http::Wish::default()));
