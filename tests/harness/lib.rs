@@ -8,7 +8,6 @@ pub mod avleak;
 pub mod avutil;
 pub mod browser;
 pub mod cores;
-pub mod cores;
 pub mod count;
 pub mod golang;
 pub mod oracle;
