@@ -21,6 +21,7 @@ pub mod report;
 pub mod run;
 pub mod serve;
 pub mod supervise;
+pub mod top;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,7 @@ struct Arguments {
 enum Command {
     Run(run::RunArgs),
     Check(Box<check::CheckArgs>),
+    Top(top::TopArgs),
     Ci(ci::CiArgs),
     Report(report::ReportArgs),
     Baseline(baseline::BaselineArgs),
@@ -56,6 +58,7 @@ pub fn main() -> i32 {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Baseline(arguments) => baseline::run(&arguments),
