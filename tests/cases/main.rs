@@ -34,6 +34,7 @@ mod signals;
 mod storm;
 mod streaming;
 mod threads;
+mod top;
 mod untraceable;
 mod wheels;
 
