@@ -13,7 +13,7 @@ build=(gcc g++ libc6-dev make pkg-config ffmpeg libavcodec-dev libavdevice-dev l
     libswresample-dev libswscale-dev)
 tests=(valgrind gdb strace unpaper util-linux cmake python3-venv chromium chromium-driver gstreamer1.0-libav
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-tools gcc-multilib libjemalloc2
-    libmimalloc2.0 libtcmalloc-minimal4 musl-tools prometheus sudo systemd logrotate mpv ffmpegthumbnailer vlc-bin vlc-plugin-base)
+    libmimalloc2.0 libtcmalloc-minimal4 musl-tools prometheus sudo tmux systemd logrotate mpv ffmpegthumbnailer vlc-bin vlc-plugin-base)
 # bindgen's, for the Rust program that `make test-all` builds.
 [ -z "${AVLEAK_AT_LARGE:-}" ] || tests+=(libclang-dev clang)
 # From PyPI, into build/venv: Go's toolchain with its pprof, the PyAV that loses packets, a second FFmpeg (OpenCV's), readers

@@ -27,4 +27,5 @@ pub mod report;
 pub mod session;
 pub mod symbols;
 pub mod target;
+pub mod top;
 pub mod typing;

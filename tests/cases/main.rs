@@ -39,6 +39,7 @@ mod soak;
 mod storm;
 mod streaming;
 mod threads;
+mod top;
 mod untraceable;
 mod wheels;
 

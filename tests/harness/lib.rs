@@ -14,6 +14,7 @@ pub mod oracle;
 pub mod process;
 pub mod programs;
 pub mod suite;
+pub mod tmux;
 pub mod truth;
 
 use std::path::{Path, PathBuf};

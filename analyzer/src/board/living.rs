@@ -14,6 +14,8 @@ use crate::report::model::Frame;
 
 /// Stacks that are told of.
 const MOST: usize = 400;
+/// Functions that are named beside the one to blame.
+pub const CALLERS: usize = 3;
 /// Stacks whose names are kept.
 const MOST_NAMES: usize = 20_000;
 
@@ -30,6 +32,8 @@ pub struct Living {
     pub bytes: u64,
     /// The frame to blame.
     pub place: String,
+    /// Who called it, see [`brief::callers`].
+    pub callers: String,
 }
 
 /// Names of stacks, by id.
@@ -40,6 +44,7 @@ pub type Names = FxHashMap<u32, Name>;
 pub struct Name {
     key: String,
     place: String,
+    callers: String,
 }
 
 /// What stands for a stack in one process, in groups and here: two nodes of the same frames have one.
@@ -65,7 +70,8 @@ pub fn of(watched: &Watched) -> Option<(Vec<Living>, bool)> {
         }
         for (stack, frames) in new.into_iter().zip(named) {
             let place = brief::blamed_of(&frames).map(brief::site).unwrap_or_default();
-            names.insert(stack, Name { key: key(&frames), place: brief::clean(&place) });
+            let callers = brief::clean(&brief::callers(&frames, CALLERS));
+            names.insert(stack, Name { key: key(&frames), place: brief::clean(&place), callers });
         }
     }
     Some((sums(&made, &names), all))
@@ -78,13 +84,15 @@ fn sums(made: &[Made], names: &Names) -> Vec<Living> {
         if count.cast_signed() <= 0 {
             return;
         }
-        let (key, place) = names.get(&made.stack).map_or(("", ""), |name| (&name.key, &name.place));
+        let name = names.get(&made.stack);
+        let key = name.map_or("", |name| &name.key);
         let sum = sums.entry((key, object)).or_insert_with(|| Living {
             key: key.into(),
             object: object.into(),
             count: 0,
             bytes: 0,
-            place: place.into(),
+            place: name.map_or_else(String::new, |name| name.place.clone()),
+            callers: name.map_or_else(String::new, |name| name.callers.clone()),
         });
         sum.count += u64::from(count);
         sum.bytes = sum.bytes.saturating_add(u64::try_from(bytes.cast_signed()).unwrap_or(0));
@@ -105,7 +113,7 @@ mod tests {
 
     #[test]
     fn nodes_of_one_stack_are_one_and_what_wrapped_is_nothing() {
-        let name = |key: &str| Name { key: key.into(), place: format!("at {key}") };
+        let name = |key: &str| Name { key: key.into(), place: format!("at {key}"), callers: String::new() };
         let names: Names = [(1, name("a")), (2, name("a")), (3, name("b"))].into_iter().collect();
         let made = |stack, frames, payloads: u32| Made {
             stack,
@@ -121,6 +129,7 @@ mod tests {
             count,
             bytes,
             place: place.into(),
+            callers: String::new(),
         };
         let expected = [
             living("a", "AVFrame", 5, 50, "at a"),

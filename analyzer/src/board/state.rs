@@ -96,6 +96,8 @@ pub struct Row {
     pub age: [f64; 2],
     /// The frame to blame.
     pub place: String,
+    /// Who called it, see [`brief::callers`].
+    pub callers: String,
     /// Counts of the last checks, where it is monitored.
     pub series: Vec<u64>,
     /// Objects an hour, where that is significant.
@@ -131,6 +133,7 @@ fn of(watched: &Watched) -> Process {
             pinned: group.pinned_bytes,
             age: [group.age_min_s, group.age_max_s],
             place: brief::clean(&brief::blamed(group).map(brief::site).unwrap_or_default()),
+            callers: brief::clean(&brief::callers(&group.stack, living::CALLERS)),
             series: series.iter().flat_map(|series| series.samples().map(|sample| sample.count)).collect(),
             growth: series.and_then(|series| series.growth()).map(|growth| growth.per_second * 3600.0),
         }

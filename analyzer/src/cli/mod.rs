@@ -26,6 +26,7 @@ pub mod saved_sessions;
 pub mod serve;
 pub mod supervise;
 mod telling;
+pub mod top;
 mod watch;
 
 use clap::error::{ContextKind, ErrorKind};
@@ -44,6 +45,7 @@ enum Command {
     Run(run::RunArgs),
     Check(Box<check::CheckArgs>),
     Core(Box<core::CoreArgs>),
+    Top(top::TopArgs),
     Ci(ci::CiArgs),
     Report(report::ReportArgs),
     Baseline(baseline::BaselineArgs),
@@ -79,6 +81,7 @@ pub fn main() -> i32 {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Core(arguments) => core::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Baseline(arguments) => baseline::run(&arguments),

@@ -146,7 +146,7 @@ impl Monitor {
         self.record(report);
         self.state.grew = self.growing(report);
         let mut findings = Vec::new();
-        let whole_rises = |group: &Group| is_whole(group) && self.series(&group.id).is_some_and(Series::rises);
+        let whole_rises = |group: &Group| is_whole(&group.object) && self.series(&group.id).is_some_and(Series::rises);
         let parts_count = !report.groups.iter().any(whole_rises);
         for group in &report.groups {
             let reasons = self.reasons(group, report, parts_count);
@@ -243,7 +243,7 @@ impl Monitor {
             |growth: Growth| self.settings.growth.is_some_and(|least| growth.per_second * 3600.0 >= least as f64);
         // What is let through is known.
         let is_known = group.suppressed_by.is_some() || group.baseline.is_some() && !group.leak;
-        let leads = group.class != Class::IndirectlyLost && (parts_count || is_whole(group));
+        let leads = group.class != Class::IndirectlyLost && (parts_count || is_whole(&group.object));
         if leads && !is_known && self.series(&group.id).and_then(Series::growth).is_some_and(grows) {
             reasons.push(Reason::Growth);
         }
@@ -299,8 +299,8 @@ fn counts(group: &Group, report: &Report) -> bool {
 }
 
 /// Not what other objects are made of: a frame that is kept keeps its refs, their buffers and payload, and is one leak all the same.
-fn is_whole(group: &Group) -> bool {
-    matches!(group.object.as_str(), "AVFrame" | "AVPacket" | "AVFilterGraph") || group.object.ends_with("Context")
+pub(crate) fn is_whole(object: &str) -> bool {
+    matches!(object, "AVFrame" | "AVPacket" | "AVFilterGraph") || object.ends_with("Context")
 }
 
 fn is_lost(class: Class) -> bool {
