@@ -44,6 +44,7 @@ pub fn errno_name(errno: i32) -> &'static str {
         libc::EFBIG => "EFBIG",
         libc::ECONNREFUSED => "ECONNREFUSED",
         libc::ECONNRESET => "ECONNRESET",
+        libc::EAFNOSUPPORT => "EAFNOSUPPORT",
         libc::EPIPE => "EPIPE",
         libc::ENOSYS => "ENOSYS",
         libc::EINVAL => "EINVAL",
