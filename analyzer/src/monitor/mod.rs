@@ -124,7 +124,7 @@ impl Monitor {
         };
         // What frames and contexts are made of grows with them.
         let mut all: Vec<(bool, Grown)> =
-            report.groups.iter().filter_map(|group| Some((is_whole(group), grown(group)?))).collect();
+            report.groups.iter().filter_map(|group| Some((is_whole(&group.object), grown(group)?))).collect();
         if all.iter().any(|(whole, _)| *whole) {
             all.retain(|(whole, _)| *whole);
         }
