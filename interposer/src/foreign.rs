@@ -10,6 +10,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::sys;
+
 const PLACES: usize = 1 << 14;
 /// Bits of a count that are remembered: those that a young block's mark has room for.
 const MASK: u32 = (1 << 30) - 1;
@@ -29,6 +31,12 @@ static SHARED: [Shared; PLACES] = [const { Shared { frees: AtomicU32::new(0), ho
 fn shared(address: u64) -> &'static Shared {
     let place = ((address >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 50) as usize;
     &SHARED[place % PLACES]
+}
+
+/// What is known of `address` is asked for soon.
+#[inline(always)]
+pub fn fetch(address: u64) {
+    sys::fetch(shared(address));
 }
 
 /// The present count of `address`, 30 bits.

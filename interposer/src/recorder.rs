@@ -120,7 +120,9 @@ fn young(state: &ThreadState, stamp: u64, address: u64, size: u64, known: Known)
 /// `address` was returned by the allocator.
 #[inline(always)]
 pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
+    foreign::fetch(address);
     let done = with_state(generation, caller.sp, |state| {
+        sys::fetch(state.ring.young_place(address));
         // The stamp before the stack: it waits for all that was begun before it, and nothing here needs to wait for the stack.
         state.ring.begin();
         let stamp = sys::stamp_after();
@@ -267,6 +269,8 @@ fn ends(generation: u32, state: &mut ThreadState, index: Option<u32>, caller: Re
 /// `address` is about to be given back.
 #[inline(always)]
 pub fn freeing(generation: u32, caller: Registers, address: u64) {
+    foreign::fetch(address);
+    told::fetch(address);
     let done = with_state(generation, caller.sp, |state| {
         let end = End { kind: KIND_FREE, address, stamp: None, fate: fate(address), stack: None };
         if let Some(index) = own_young(state, address) {

@@ -7,6 +7,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sys;
+
 const ENTRIES: usize = 1 << 14;
 const GRANULES_BITS: u32 = 20;
 
@@ -60,6 +62,12 @@ impl Told {
 #[inline(always)]
 pub fn note(address: u64, size: u64) {
     TOLD.note(address, size);
+}
+
+/// Whether this block's memory is known is asked for soon.
+#[inline(always)]
+pub fn fetch(address: u64) {
+    sys::fetch(&TOLD.0[Told::place(address)]);
 }
 
 /// The memory of this block is known to the analyzer.

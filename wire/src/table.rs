@@ -18,6 +18,12 @@ impl<M: RingMemory> Producer<M> {
         ((address >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - sets.trailing_zeros())) as u32 * M::WAYS
     }
 
+    /// First of the cells in which `address` may lie: what is read of them soon can be fetched before.
+    #[inline(always)]
+    pub fn young_place(&self, address: u64) -> &EventCell {
+        self.young(Self::set_of(address))
+    }
+
     /// The cell that holds `address` and that nobody claimed.
     #[inline(always)]
     pub fn find_young(&self, address: u64) -> Option<u32> {
