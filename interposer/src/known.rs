@@ -91,6 +91,23 @@ pub fn reset() {
     TABLE.store(new_table(FIRST_LINES), Ordering::Release);
 }
 
+/// Makes room: no stack that was noted will be looked for again ([`crate::unwind`] begins its hashes otherwise). A stack that another thread is
+/// putting in meanwhile may stay in halves, which go together with no hash.
+pub fn forget() {
+    // SAFETY: tables live for good.
+    let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return };
+    if COUNT.swap(0, Ordering::Relaxed) == 0 {
+        return;
+    }
+    for index in 0..=table.mask {
+        let line = table.line(index << INDEX_SHIFT, 0);
+        for way in 0..WAYS {
+            line.seconds[way].store(0, Ordering::Relaxed);
+            line.firsts[way].store(0, Ordering::Release);
+        }
+    }
+}
+
 fn new_table(lines: u64) -> *mut Table {
     let bytes = lines as usize * size_of::<Line>();
     if !arena::has_room(bytes as u64 + (1 << 20)) {
@@ -230,5 +247,7 @@ mod tests {
         }
         // A few find no room, where neighbouring lines are full.
         assert!(found >= 39_990, "{found}");
+        forget();
+        assert!((0..40_000).all(|number| stack(hash_of(number)).is_none()));
     }
 }

@@ -11,7 +11,7 @@ use avleak_wire::layout as wire;
 use framehop::{Unwinder as _, UnwinderNative};
 
 use crate::elf::{Dynamic, Layout};
-use crate::{arena, golang, python, segment, sys};
+use crate::{arena, golang, known, python, segment, sys};
 
 /// The unwinder of one module.
 pub type Tables = UnwinderNative<&'static [u8], framehop::MustNotAllocateDuringUnwind>;
@@ -215,9 +215,15 @@ fn locate_by_list(address: u64) -> Option<Located> {
     None
 }
 
-/// A dlclose has ended: every module met so far is looked at again when it is next asked for.
+/// Counts dlcloses.
+pub fn unloads() -> u64 {
+    LOADER_GENERATION.load(Ordering::Acquire).into()
+}
+
+/// A dlclose has ended: every module met so far is looked at again when it is next asked for, and whole stacks that were met are not known.
 pub fn note_unload() {
     LOADER_GENERATION.fetch_add(1, Ordering::AcqRel);
+    known::forget();
     TABLE_GENERATION.fetch_add(1, Ordering::AcqRel);
 }
 

@@ -136,6 +136,8 @@ pub struct Unwinding {
     own_is_wanted: bool,
     /// Of the module tables: what is remembered belongs to it.
     generation: u64,
+    /// With what hashes of stacks begin: the number of dlcloses so far. Who met a stack before one may have met another module's.
+    seed: StackHash,
     rules: Rules,
     joins: Joins,
     frames: [Registers; DEPTH],
@@ -165,6 +167,7 @@ impl Unwinding {
             own: StackRange::default(),
             own_is_wanted: false,
             generation: 0,
+            seed: StackHash::new(),
             rules: Rules::new(),
             joins: Joins::new(),
             frames: [Registers::default(); DEPTH],
@@ -228,7 +231,7 @@ impl Unwinding {
     /// What tells stacks of one place and height apart, nearly always: the next return addresses.
     #[inline(always)]
     fn callers_of(&self, at: &Registers) -> Option<u64> {
-        let mut walk = Walk::new(*at, &self.own)?;
+        let mut walk = Walk::new(*at, &self.own, self.seed)?;
         matches!(walk.until(&self.rules, TOLD_BY), Stop::Wanted | Stop::End).then(|| walk.told())
     }
 
@@ -236,6 +239,7 @@ impl Unwinding {
     #[cold]
     fn forget(&mut self, generation: u64) {
         self.generation = generation;
+        self.seed = StackHash::new().with(modules::unloads());
         self.traces.forget();
         self.rules.forget();
         self.tried = Remembered::new_in();
@@ -268,7 +272,7 @@ impl Unwinding {
     /// Goes outwards by rules alone, and looks on the way whether the stack or an outer part of it is known.
     #[inline(always)]
     fn walk(&mut self, start: Registers) -> Walked {
-        let Some(mut walk) = Walk::new(start, &self.own) else { return Walked::Strange };
+        let Some(mut walk) = Walk::new(start, &self.own, self.seed) else { return Walked::Strange };
         let mut stop = walk.until(&self.rules, TOLD_BY);
         match stop {
             Stop::Unknown => return Walked::Strange,
@@ -498,7 +502,7 @@ impl Unwinding {
         remembering: bool,
     ) -> Captured {
         let mut at = start;
-        let mut captured = Captured { depth: 0, outer: 0, by_rules: true, hash: StackHash::new() };
+        let mut captured = Captured { depth: 0, outer: 0, by_rules: true, hash: self.seed };
         if at.sp.wrapping_sub(self.low) < NEEDED {
             // Almost at the end of a small stack: the caller is all that can be had without using it up.
             segment.header().stacks_without_room.fetch_add(1, Ordering::Relaxed);

@@ -38,9 +38,9 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// `None` where the walk would not begin on the thread's own stack.
+    /// With `seed` the hash begins. `None` where the walk would not begin on the thread's own stack.
     #[inline(always)]
-    pub fn new(start: Registers, own: &StackRange) -> Option<Self> {
+    pub fn new(start: Registers, own: &StackRange, seed: StackHash) -> Option<Self> {
         // With room for a red zone: rules reach no further below a frame ([`crate::rules::Rule::of`]).
         let begins_inside = own.start.saturating_add(128) <= start.sp && start.sp < own.end;
         (begins_inside && (start.sp | own.end) & 7 == 0).then_some(Self {
@@ -50,7 +50,7 @@ impl Walk {
             bp_from: 0,
             last: own.end - 8,
             depth: 0,
-            hash: StackHash::new(),
+            hash: seed,
         })
     }
 
@@ -238,7 +238,7 @@ mod tests {
         let start = (&raw const stack) as u64;
         let own = StackRange { start, end: start + size_of_val(&stack) as u64, own: true };
         let at = Registers { pc: 1, sp: start + 128, bp: 5 };
-        let mut walk = Walk::new(at, &own).expect("inside");
+        let mut walk = Walk::new(at, &own, StackHash::new()).expect("inside");
         assert_eq!(walk.until(&rules, 3), Stop::Wanted);
         assert_eq!(walk.at(), Registers { pc: 4, sp: at.sp + 96, bp: 0xb2 });
         // The last frame's caller would lie behind the end.
@@ -246,15 +246,15 @@ mod tests {
         assert_eq!(walk.depth, 12);
         stack[16 + 4 * 5 + 3] = 0;
         core::hint::black_box(&mut stack);
-        let mut walk = Walk::new(at, &own).expect("inside");
+        let mut walk = Walk::new(at, &own, StackHash::new()).expect("inside");
         assert_eq!((walk.until(&rules, 100), walk.depth, walk.at().pc), (Stop::End, 6, 0));
         stack[16 + 4 * 5 + 3] = 777;
         core::hint::black_box(&mut stack);
-        let mut walk = Walk::new(at, &own).expect("inside");
+        let mut walk = Walk::new(at, &own, StackHash::new()).expect("inside");
         assert_eq!((walk.until(&rules, 100), walk.depth, walk.at().pc), (Stop::Unknown, 6, 777));
         for sp in [start, start + 120, start + 129, own.end, own.end + 8, 0, u64::MAX] {
-            assert!(Walk::new(Registers { sp, ..at }, &own).is_none(), "{sp:#x}");
+            assert!(Walk::new(Registers { sp, ..at }, &own, StackHash::new()).is_none(), "{sp:#x}");
         }
-        assert!(Walk::new(at, &StackRange::default()).is_none());
+        assert!(Walk::new(at, &StackRange::default(), StackHash::new()).is_none());
     }
 }
