@@ -72,7 +72,7 @@ def versions(avleak):
     package = ["dpkg-query", "-W", "-f=${Version}"]
     return [
         ("avleak", ask(str(avleak), "--version").removeprefix("avleak").strip()),
-        ("commit", ask("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")),
+        ("benches at commit", ask("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")),
         ("FFmpeg", ask(*package, "ffmpeg")),
         ("glibc", ask(*package, "libc6")),
     ]
