@@ -16,7 +16,7 @@ fn drained() -> Drained {
     nodes[16..24].copy_from_slice(&0x1234u64.to_le_bytes());
     nodes[32..40].copy_from_slice(&0x5678u64.to_le_bytes());
     nodes[40..44].copy_from_slice(&1u32.to_le_bytes());
-    let segment = Segment::restore(&[(0, &header), (wire::NODES_OFFSET, &nodes)]).expect("a segment");
+    let segment = Segment::restore(&[(0, &header[..]), (wire::NODES_OFFSET, &nodes[..])]).expect("a segment");
     let mut live = LiveSet::new();
     for (address, stack, kind) in [(0x1000, 1, ObjectKind::Plain), (0x2000, 2, ObjectKind::Frame)] {
         let event = Event { stamp: address, address, kind: KIND_ALLOC, size: 64, stack };

@@ -219,15 +219,12 @@ impl Memory for CoreMemory {
             let got = match piece.source {
                 Source::Core(offset) => read_whole(&self.core, offset.saturating_add(skip), part),
                 Source::File(image, offset) => {
-                    let got = self.images[image]
-                        .file
-                        .as_ref()
-                        .map_or(0, |file| read_whole(file, offset.saturating_add(skip), part));
-                    // Behind the file's end its last page is zero; pages behind that cannot be read.
-                    let end = (skip + got as u64).next_multiple_of(PAGE).min(skip + wanted as u64);
-                    let end = if got == 0 { 0 } else { (end - skip) as usize };
-                    part[got..end.max(got)].fill(0);
-                    end.max(got)
+                    let (image, at) = (&self.images[image], offset.saturating_add(skip));
+                    // Behind the file's end its last page is zero, and pages behind that are none.
+                    let there = image.shown.saturating_sub(at).min(wanted as u64) as usize;
+                    let got = image.file.as_ref().map_or(0, |file| read_whole(file, at, &mut part[..there]));
+                    part[got..there].fill(0);
+                    there
                 }
                 Source::Zero => {
                     part.fill(0);

@@ -36,6 +36,8 @@ pub(super) struct Image {
     pub deleted: bool,
     /// Open, and proved to be the one that was mapped.
     pub file: Option<File>,
+    /// Bytes of it that a mapping shows: whole pages.
+    pub shown: u64,
     /// Offsets in it that are code: what a core does not speak of has no rights there.
     code: Vec<(u64, u64)>,
 }
@@ -65,7 +67,9 @@ pub(super) fn open(
             let own: Vec<&MappedPart> = parts.iter().filter(|other| other.name == part.name).collect();
             let file = open_proved(name, deleted, &own, sources, read_core).ok();
             let code = file.as_ref().map(code_of).unwrap_or_default();
-            images.push(Image { name: name.to_owned(), deleted, file, code });
+            let length = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |data| data.len());
+            let shown = length.checked_next_multiple_of(PAGE).unwrap_or(length);
+            images.push(Image { name: name.to_owned(), deleted, file, shown, code });
             images.len() - 1
         });
         of_part.push(number);

@@ -12,6 +12,7 @@ pub(super) struct Registers {
     /// Of NT_PRSTATUS: the general ones.
     pub general: Vec<u8>,
     pub vectors: Vec<u8>,
+    #[cfg(target_arch = "x86_64")]
     pub extended: Vec<u8>,
     #[cfg(target_arch = "aarch64")]
     pub thread_pointer: u64,
@@ -24,6 +25,7 @@ impl Registers {
     pub fn add(&mut self, kind: elf::NoteType, desc: &[u8]) {
         match kind {
             elf::NT_FPREGSET => self.vectors = desc.to_vec(),
+            #[cfg(target_arch = "x86_64")]
             elf::NT_X86_XSTATE => self.extended = desc.to_vec(),
             #[cfg(target_arch = "aarch64")]
             elf::NT_ARM_TLS => self.thread_pointer = word(desc, 0),

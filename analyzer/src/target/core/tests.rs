@@ -168,9 +168,10 @@ fn memory_comes_from_the_core_from_the_file_or_was_never_written() {
     for address in [0, 1, u64::MAX, u64::MAX - 7] {
         assert_eq!(memory.read(address, &mut [0; 16]), 0, "{address:#x}");
     }
-    let named = |name: &str| maps.iter().filter(|mapping| mapping.name == name).map(|mapping| mapping.range.start);
-    assert_eq!(named("[heap]").collect::<Vec<_>>(), [HEAP, HEAP + 0x1000]);
-    assert_eq!(named("[stack]").collect::<Vec<_>>(), [STACK]);
+    let named = |name: &str| -> Vec<u64> {
+        maps.iter().filter(|mapping| mapping.name == name).map(|mapping| mapping.range.start).collect()
+    };
+    assert_eq!((named("[heap]"), named("[stack]")), (vec![HEAP, HEAP + 0x1000], vec![STACK]));
     assert!(maps.is_sorted_by_key(|mapping| mapping.range.start));
     assert_eq!(memory.left_out(&[]), 0x2000);
     assert!(memory.written().iter().all(|part| part.start != HEAP + 0x10_0000));
@@ -188,8 +189,9 @@ fn a_library_that_is_another_one_by_now_is_not_read() {
     assert_eq!(memory.word(LIB), None);
     let own = std::fs::File::open(&library).ok().and_then(|file| crate::symbols::build_id(&file));
     let Some(own) = own else { return };
-    let bytes = |hex: &str| (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..][..2], 16).expect("hex"));
-    for (build_id, is_read) in [(bytes(&own).collect(), true), (vec![1; 20], false)] {
+    let bytes: Vec<u8> =
+        (0..own.len() / 2).map(|at| u8::from_str_radix(&own[2 * at..][..2], 16).expect("hex")).collect();
+    for (build_id, is_read) in [(bytes, true), (vec![1; 20], false)] {
         let sources = Sources { root: None, loaded: vec![(LIB, build_id)] };
         let (memory, ..) = opened(&whole(name)).expect("a core").lay_out(sources, Hints::default());
         assert_eq!(memory.word(LIB).is_some(), is_read);
@@ -245,7 +247,7 @@ fn whatever_stands_in_it_nothing_breaks() {
         let mut file = whole.clone();
         for _ in 0..=next(6) {
             // Headers and notes, mostly.
-            let at = next(1800.min(file.len() as u64 - 8)) as usize;
+            let at = next(1800_u64.min(file.len() as u64 - 8)) as usize;
             let value = [0, u64::MAX, 1 << 63, next(1 << 16), next(u64::MAX)][next(5) as usize];
             file[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
