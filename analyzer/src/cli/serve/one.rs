@@ -71,10 +71,10 @@ pub fn run(descriptor: i32, options: &Options) -> i32 {
             rules.apply_to_process(report, 1);
         }
     }
-    let left = keeper.reports.iter().map(|report| leave::report(report, options)).fold(true, |all, left| all && left);
+    let failed = keeper.reports.iter().filter(|report| !leave::report(report, options)).count();
     // What is held goes on now. It may be the last but the first process of its container, with which all others end.
     keeper.shut_down();
-    if left { 0 } else { EXIT_AVLEAK }
+    if failed == 0 { 0 } else { EXIT_AVLEAK }
 }
 
 /// When the first process of a pid namespace ends, which often is soon after the one that is watched, the kernel kills all others. There the
