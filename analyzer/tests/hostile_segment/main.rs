@@ -159,6 +159,7 @@ impl Field {
             writable_before: Vec::new(),
             untraced: None,
             notes: Vec::new(),
+            known: Default::default(),
         };
         let order = Order {
             level: Level::Draconian,
