@@ -161,7 +161,7 @@ mod tests {
     fn the_pages_name_no_hidden_subcommand() {
         for (file, page) in pages() {
             let page = plain(&page);
-            assert!(!page.contains("avleak-serve") && !page.contains("avleak-man"), "{file}");
+            assert!(!page.contains("avleak-analyze") && !page.contains("avleak-man"), "{file}");
         }
     }
 }

@@ -239,6 +239,9 @@ fn short_time(time_s: f64) -> String {
 /// The function, who called it, and where it is, in so many columns: the file without its folders. The function goes before its callers, for
 /// which there is a place in every stack, and these before the file.
 fn place(entry: &Entry, room: usize) -> (String, String, String) {
+    if room == 0 {
+        return Default::default();
+    }
     let unnamed = if entry.identity.0.is_empty() { "(being named)" } else { "(a stack that was not recorded)" };
     let text = if entry.place.is_empty() { unnamed } else { entry.place.as_str() };
     let (function, path) = match text.strip_suffix(')').and_then(|text| text.rsplit_once(" (")) {
