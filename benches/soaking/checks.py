@@ -71,14 +71,17 @@ class Checked:
         file = self.folder / "check.json"
         while (pid := self.pid()) is not None:
             begun = time.time()
-            done = subprocess.run(
-                [str(self.avleak), "check", "-q", "--json", str(file), str(pid)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE_S,
-            )
+            try:
+                done = subprocess.run(
+                    [str(self.avleak), "check", "-q", "--json", str(file), str(pid)],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=PATIENCE_S,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise PrepareError(f"avleak check gave no answer within {PATIENCE_S} s") from error
             if done.returncode in (0, 1, 3):
                 return outcome(json.loads(file.read_text(encoding="utf-8")), begun)
             # One that is about to end is no failure.
