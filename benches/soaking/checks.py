@@ -1,6 +1,7 @@
 """A process under avleak that is asked to be checked, again and again, by `avleak check`."""
 
 import json
+import os
 import subprocess
 import time
 
@@ -18,12 +19,14 @@ class Checked:
     """A command under `avleak run`, from its start to its report. Use it by `with`: nothing is left running."""
 
     def __init__(self, avleak, command, program, folder, options=()):
+        """`options` are those of AVLEAK_OPTIONS."""
         self.avleak, self.program, self.folder = avleak, program, folder
         self.failed = []
         with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
-                [str(avleak), "run", "-q", "--json", "report.json", *options, "--", *command],
+                [str(avleak), "run", "-q", "--json", "report.json", "--", *command],
                 cwd=folder,
+                env=os.environ | {"AVLEAK_OPTIONS": ":".join(options)},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
