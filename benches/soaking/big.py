@@ -33,9 +33,7 @@ def one(avleak, program, threads, checks, options, say):
     """One process, checked so often."""
     with tempfile.TemporaryDirectory(prefix="big.", dir=server.WORK) as folder:
         command = [str(program), str(threads), str(FRAMES_MIB), str(BLOCKS_MIB)]
-        if options:
-            command = ["env", "AVLEAK_OPTIONS=" + ":".join(options), *command]
-        with Checked(avleak, command, program, Path(folder)) as checked:
+        with Checked(avleak, command, program, Path(folder), options) as checked:
             checked.wait_until(lambda: "ready" in checked.read("stdout"), "the filled heap")
             busy, begun, found = measure.busy_seconds(), time.time(), []
             for number in range(checks):

@@ -1,6 +1,7 @@
 """A process under avleak that is asked to be checked, again and again, by `avleak check`."""
 
 import json
+import os
 import subprocess
 import time
 
@@ -18,12 +19,14 @@ class Checked:
     """A command under `avleak run`, from its start to its report. Use it by `with`: nothing is left running."""
 
     def __init__(self, avleak, command, program, folder, options=()):
+        """`options` are those of AVLEAK_OPTIONS."""
         self.avleak, self.program, self.folder = avleak, program, folder
         self.failed = []
         with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
-                [str(avleak), "run", "-q", "--json", "report.json", *options, "--", *command],
+                [str(avleak), "run", "-q", "--json", "report.json", "--", *command],
                 cwd=folder,
+                env=os.environ | {"AVLEAK_OPTIONS": ":".join(options)},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -71,14 +74,17 @@ class Checked:
         file = self.folder / "check.json"
         while (pid := self.pid()) is not None:
             begun = time.time()
-            done = subprocess.run(
-                [str(self.avleak), "check", "-q", "--json", str(file), str(pid)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE_S,
-            )
+            try:
+                done = subprocess.run(
+                    [str(self.avleak), "check", "-q", "--json", str(file), str(pid)],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=PATIENCE_S,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise PrepareError(f"avleak check gave no answer within {PATIENCE_S} s") from error
             if done.returncode in (0, 1, 3):
                 return outcome(json.loads(file.read_text(encoding="utf-8")), begun)
             # One that is about to end is no failure.

@@ -62,6 +62,8 @@ def watch_part(results):
     lines = [f"## {results['minutes']:g} minutes\n", *about(results)]
     frames = [f"{found['done']['frames']:,} pictures, {found['done']['connections']} connections" for found in (leaky, clean)]
     lines.append(f"- {when(results)}, a check every {results['interval']:g} s; leaky {frames[0]}; clean {frames[1]}\n")
+    if "plain" not in results["twins"]:
+        lines.append("This run had no server without avleak beside it.\n")
     low, high = results["load"]
     if high > MOST_LOAD * (processors := os.cpu_count() or 1):
         lines.append(OVERLOADED.format(low=low, high=high, processors=processors))
