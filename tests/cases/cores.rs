@@ -213,7 +213,7 @@ fn save(pid: i32, session: &Path) -> Finished {
 #[test]
 fn the_core_of_a_process_that_lives_is_judged_by_a_session_of_later() {
     let folder = scratch();
-    let (mut running, pid) = waiting(folder.path(), "quiet=1");
+    let (mut running, pid) = waiting(folder.path(), "ptrace=0:quiet=1");
     let (core, session) = (folder.path().join("core.of"), folder.path().join("later.session"));
     gcore(pid, &core);
     // What comes after the core is none of its business.
@@ -237,7 +237,7 @@ fn the_core_of_a_process_that_lives_is_judged_by_a_session_of_later() {
 #[test]
 fn a_stopped_process_may_be_saved_before_its_core() {
     let folder = scratch();
-    let (running, pid) = waiting(folder.path(), "quiet=1");
+    let (running, pid) = waiting(folder.path(), "ptrace=0:quiet=1");
     let (core, session) = (folder.path().join("core.of"), folder.path().join("stopped.session"));
     signal(pid, Signal::STOP);
     save(pid, &session);
@@ -331,7 +331,7 @@ fn what_cannot_be_read_is_named_with_the_remedy() {
 #[test]
 fn a_session_that_cannot_be_saved_leaves_nothing() {
     let folder = scratch();
-    let (running, pid) = waiting(folder.path(), "quiet=1");
+    let (running, pid) = waiting(folder.path(), "ptrace=0:quiet=1");
     for (file, errno) in [("/dev/full", "ENOSPC"), ("/nonexistent/x.session", "ENOENT"), ("/tmp", "EISDIR")] {
         let done = avleak(["check", &pid.to_string(), "--quiet", "--session", file]);
         assert!(done.code() == 2 && done.stderr.contains(file) && done.stderr.contains(errno), "{}", done.stderr);
