@@ -43,7 +43,11 @@ impl Terminal {
 
     fn command(&self, arguments: &[&str]) -> process::Finished {
         let mut command = Command::new("tmux");
-        process::run(command.arg("-u").arg("-S").arg(self.folder.path().join("socket")).args(arguments), LIMIT)
+        // Never a server of its own: where that of `start` is not there yet, this fails.
+        process::run(
+            command.arg("-N").arg("-u").arg("-S").arg(self.folder.path().join("socket")).args(arguments),
+            LIMIT,
+        )
     }
 
     fn told(&self, arguments: &[&str]) -> String {

@@ -91,7 +91,9 @@ fn clean_is_said_only_when_everything_was_seen() {
         let judged = verdict(Level::Normal, &leaks, &observed, &completeness);
         let (expected, begin) = match completeness.memory {
             _ if completeness.corrupt_rings > 0 => (Verdict::Inconclusive, "2 frames: lost as far as was seen, but"),
-            MemoryMeans::None => (Verdict::Leaks, "2 frames: lost by the last check before the end, and never given back;"),
+            MemoryMeans::None => {
+                (Verdict::Leaks, "2 frames: lost by the last check before the end, and never given back;")
+            }
             _ => (Verdict::Leaks, "2 frames: lost; not everything was seen"),
         };
         assert_eq!(judged.verdict, expected, "{what}");
