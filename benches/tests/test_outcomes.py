@@ -108,7 +108,7 @@ class Readers(unittest.TestCase):
         none = {"frames": 0}
         report = {
             "verdict": "leaks",
-            "observed": {"allocations": 5, "allocations_cancelled": 2, "events_dropped": 3},
+            "observed": {"allocations": 7, "cancelled_young": 2, "events_dropped": 3},
             "totals": {
                 "definitely_lost": {"frames": 5},
                 "indirectly_lost": none,

@@ -130,7 +130,7 @@ pub struct Observed {
     pub allocations: u64,
     /// Blocks given back.
     pub frees: u64,
-    /// Of the allocations, those that their own thread gave back young, so that neither event ever left the process.
+    /// Of the allocations, those that were given back young, so that neither event ever left the process.
     #[serde(default)]
     pub cancelled_young: u64,
     /// Events that were lost.
