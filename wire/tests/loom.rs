@@ -378,6 +378,16 @@ fn handed_over(
     passes: usize,
     script: fn(&mut Thread<8, 1>, &mut Thread<8, 1>, &Arc<AtomicU32>, u32),
 ) {
+    between_two(preemptions, passes, None, script);
+}
+
+/// The same; `cancels`: each finds blocks among the other's young, and cancels them there or tells both their events itself.
+fn between_two(
+    preemptions: usize,
+    passes: usize,
+    cancels: Option<bool>,
+    script: fn(&mut Thread<8, 1>, &mut Thread<8, 1>, &Arc<AtomicU32>, u32),
+) {
     model(preemptions, move || {
         let (one, two) = (Small::<8, 1>::new(), Small::<8, 1>::new());
         let (foreign, truth) = (Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
@@ -386,6 +396,9 @@ fn handed_over(
         let handles: Vec<_> = [0, 1]
             .map(|me| {
                 let mut threads = (Thread::new(&one, &foreign, &truth), Thread::new(&two, &foreign, &truth));
+                if let Some(cancels) = cancels {
+                    threads = (threads.0.who_looks_into(&two, cancels), threads.1.who_looks_into(&one, cancels));
+                }
                 let turn = turn.clone();
                 thread::spawn(move || script(&mut threads.0, &mut threads.1, &turn, me))
             })
@@ -480,27 +493,7 @@ fn taken_out(
     script: fn(&mut Thread<8, 1>, &mut Thread<8, 1>, &Arc<AtomicU32>, u32),
 ) {
     for cancels in [true, false] {
-        model(preemptions, move || {
-            let (one, two) = (Small::<8, 1>::new(), Small::<8, 1>::new());
-            let (foreign, truth) = (Arc::new((AtomicU32::new(0), AtomicU32::new(0))), std::sync::Arc::default());
-            let turn = Arc::new(AtomicU32::new(0));
-            let handles: Vec<_> = [0, 1]
-                .map(|me| {
-                    let mut first = Thread::new(&one, &foreign, &truth).who_looks_into(&two, cancels);
-                    let mut second = Thread::new(&two, &foreign, &truth).who_looks_into(&one, cancels);
-                    let turn = turn.clone();
-                    thread::spawn(move || script(&mut first, &mut second, &turn, me))
-                })
-                .into();
-            let mut reader = Reader::new(&[&one, &two], &foreign, &truth);
-            for _ in 0..passes {
-                reader.pass();
-            }
-            for handle in handles {
-                handle.join().unwrap();
-            }
-            reader.finish();
-        });
+        between_two(preemptions, passes, Some(cancels), script);
     }
 }
 
