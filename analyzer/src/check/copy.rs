@@ -55,15 +55,15 @@ pub fn outside(live: &LiveSet, copied: &[TargetRange]) -> Vec<TargetRange> {
 /// So much is copied while a living process stands still for a moment: two or three milliseconds.
 const LITTLE: u64 = 6 << 20;
 
-/// Everything that a search reads, where that is little; else nothing.
-pub fn all_if_little(blocks: &[reach::Block], touched: &Touched) -> Vec<TargetRange> {
-    let mut all = searched(blocks);
+/// Everything that a search reads, where that is little; else nothing. `left_out`: what it passes over, ascending.
+pub fn all_if_little(blocks: &[reach::Block], touched: &Touched, left_out: &[TargetRange]) -> Vec<TargetRange> {
+    let mut all = without(&searched(blocks), left_out);
     let payload: Vec<TargetRange> = blocks
         .iter()
         .filter(|block| block.scan == reach::Scan::Payload && block.size >= LARGE_PAYLOAD)
         .map(|block| TargetRange { start: block.start, end: block.start.saturating_add(block.size) })
         .collect();
-    all.extend(without(touched.parts(), &payload));
+    all.extend(without(&without(touched.parts(), &payload), left_out));
     if bytes_of(&all) <= LITTLE { all } else { Vec::new() }
 }
 

@@ -162,6 +162,7 @@ fn look(
         motion: Motion::Still,
         missed,
         reached: &[],
+        left_out: &[],
         control: &Control { progress: order.progress, cancel: order.cancel },
     };
     search.run(drained, memory.inner(), None, graph, formats)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
-use super::live::{self, Identity, LiveOrder, LiveSubject};
+use super::live::{self, Identity, Learned, LiveOrder, LiveSubject};
 use super::remembered::Remembered;
 use super::stacks;
 use crate::live::Made;
@@ -77,8 +77,8 @@ struct PassedOn {
     types: Option<StackTypes>,
     /// What was lost, at the last check that was to be remembered.
     lost: FxHashSet<Identity>,
-    /// What was lost at the last check.
-    sure: FxHashSet<Identity>,
+    /// What the last check learned.
+    learned: Learned,
 }
 
 impl Inspector {
@@ -132,7 +132,7 @@ impl Inspector {
             level: question.level,
             hold: question.hold,
             known: question.increased.then_some(&passed_on.lost),
-            sure: &passed_on.sure,
+            learned: &passed_on.learned,
             tracer: self.tracer.as_deref(),
             cancel: &self.cancel,
         };
@@ -157,9 +157,9 @@ impl Inspector {
             *self.remembered.lock().unwrap_or_else(PoisonError::into_inner) = Some(remembered);
         }
         if remember {
-            passed_on.lost = outcome.lost.clone();
+            passed_on.lost = outcome.lost;
         }
-        passed_on.sure = outcome.lost;
+        passed_on.learned = outcome.learned;
         trim::give_back();
         Ok(outcome.report)
     }

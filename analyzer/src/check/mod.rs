@@ -463,6 +463,7 @@ fn look(
         motion,
         missed,
         reached: &[],
+        left_out: &[],
         control: &Control { progress: order.progress, cancel: order.cancel },
     };
     search.run(drained, searched, Some(target), graph, formats)
@@ -552,6 +553,8 @@ struct Search<'a> {
     missed: bool,
     /// Blocks that are known to be reached, whatever this search finds.
     reached: &'a [u32],
+    /// What of the blocks is passed over.
+    left_out: &'a [TargetRange],
     control: &'a Control<'a>,
 }
 
@@ -580,6 +583,7 @@ impl Search<'_> {
                 registers: &found.registers,
                 root_blocks: &root_blocks,
                 doubtful: &found.doubtful,
+                left_out: self.left_out,
                 mapping: &mapping_in(maps),
                 python: self.python,
             },

@@ -6,11 +6,11 @@
 //!
 //! A level is read in order of address, so that neighbours come in one read; breadth first makes the chains short.
 
-use super::blocks::BlockIndex;
+use super::blocks::{BlockIndex, Extent};
 use super::chain::{Holder, Holders};
 use super::interior::{Heuristics, Worth, worth};
 use super::scan::{Hit, Scanner, Span};
-use super::{Block, Input, ReachError, Scan};
+use super::{Block, Input, LARGE, PAGE, ReachError, Scan};
 use crate::address::untagged;
 use crate::target::memory::Memory;
 
@@ -102,6 +102,15 @@ struct Candidate {
     holder: Holder,
 }
 
+/// What marking came to; by block.
+pub(super) struct Marked {
+    pub states: Vec<State>,
+    pub graph: Graph,
+    pub holders: Holders,
+    /// See [`super::Reachability::loud_pages`].
+    pub loud_pages: Vec<u64>,
+}
+
 pub(super) struct Marker<'a> {
     blocks: &'a [Block],
     input: &'a Input<'a>,
@@ -109,6 +118,7 @@ pub(super) struct Marker<'a> {
     heuristics: Heuristics<'a>,
     states: Vec<State>,
     holders: Vec<Holder>,
+    loud_pages: Vec<u64>,
     /// Reached, not searched yet.
     next: Vec<u32>,
     /// Every block that was ever set aside.
@@ -127,6 +137,7 @@ impl<'a> Marker<'a> {
             heuristics: Heuristics::new(memory, input.mapping, input.python),
             states: vec![State::Unreached; count],
             holders: vec![Holder::default(); count],
+            loud_pages: Vec::new(),
             next: Vec::new(),
             aside: Vec::new(),
             candidates: Vec::new(),
@@ -134,8 +145,11 @@ impl<'a> Marker<'a> {
         }
     }
 
-    pub fn into_parts(self) -> (Vec<State>, Graph, Holders) {
-        (self.states, self.graph, Holders(self.holders))
+    pub fn into_parts(self) -> Marked {
+        let Self { states, graph, mut loud_pages, .. } = self;
+        loud_pages.sort_unstable();
+        loud_pages.dedup();
+        Marked { states, graph, holders: Holders(self.holders), loud_pages }
     }
 
     /// Phase 1.
@@ -249,13 +263,41 @@ impl<'a> Marker<'a> {
         let mut spans = Vec::new();
         for part in blocks.chunks(BATCH) {
             spans.clear();
-            spans.extend(part.iter().filter(|&&b| self.blocks[b as usize].scan == Scan::Words).map(|&tag| {
-                let extent = self.index.extent(tag);
-                Span { start: extent.start, end: extent.end, tag }
-            }));
-            scanner.scan(&spans, |hit| visit(self, hit))?;
+            for &tag in part.iter().filter(|&&block| self.blocks[block as usize].scan == Scan::Words) {
+                self.add_spans(tag, &mut spans);
+            }
+            scanner.scan(&spans, |hit| {
+                self.hear(&hit);
+                visit(self, hit);
+            })?;
         }
         Ok(())
+    }
+
+    /// What of a block is to be searched.
+    fn add_spans(&self, tag: u32, spans: &mut Vec<Span>) {
+        let Extent { start, end } = self.index.extent(tag);
+        let left_out = self.input.left_out;
+        let first = left_out.partition_point(|range| range.end <= start);
+        let mut at = start;
+        for range in left_out[first..].iter().take_while(|range| range.start < end) {
+            if at < range.start {
+                spans.push(Span { start: at, end: range.start, tag });
+            }
+            at = range.end;
+        }
+        if at < end {
+            spans.push(Span { start: at, end, tag });
+        }
+    }
+
+    /// A word that leads into a block, found in one.
+    #[inline]
+    fn hear(&mut self, hit: &Hit) {
+        let page = hit.at & !(PAGE - 1);
+        if self.blocks[hit.tag as usize].size >= LARGE && self.loud_pages.last() != Some(&page) {
+            self.loud_pages.push(page);
+        }
     }
 
     /// A word found in a root or in a block that is still reachable.

@@ -29,6 +29,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use crate::address::TargetRange;
 use crate::kind::ObjectKind;
 use crate::target::memory::Memory;
 
@@ -127,6 +128,8 @@ pub struct Input<'a> {
     pub root_blocks: &'a [RootBlock],
     /// Memory of which it is not known whether the program can get at it, ascending: what only it leads to is possibly lost.
     pub doubtful: &'a [RootRange],
+    /// What is passed over in blocks, ascending and disjoint: then what is not reached need not be lost.
+    pub left_out: &'a [TargetRange],
     /// What an address is mapped to.
     pub mapping: &'a dyn Fn(u64) -> Mapping,
     /// What [`python::survey`] found, where there is a Python.
@@ -162,6 +165,11 @@ pub enum ReachError {
     Cancelled,
 }
 
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Blocks of so many bytes and more are large: of their pages it is told which hold pointers.
+pub const LARGE: u64 = PAGE;
+
 /// Most blocks that one check takes: indices are 32 bits, and the top ones mean "none".
 pub const MAX_BLOCKS: usize = u32::MAX as usize - 16;
 
@@ -171,6 +179,9 @@ pub struct Reachability {
     classes: Vec<Class>,
     outermost: Vec<bool>,
     holders: chain::Holders,
+    /// See [`Self::loud_pages`]; of no use to who reads this from a file.
+    #[serde(skip)]
+    loud_pages: Vec<u64>,
     /// Bytes of roots and blocks that were searched.
     pub scanned_bytes: u64,
     /// Bytes of roots and blocks that should have been searched and could not be read.
@@ -185,7 +196,7 @@ impl Reachability {
     pub fn recalled(classes: Vec<Class>, outermost: Vec<bool>) -> Self {
         let (scanned_bytes, unreadable_bytes, dropped_pointers) = (0, 0, 0);
         let holders = chain::Holders(Vec::new());
-        Self { classes, outermost, holders, scanned_bytes, unreadable_bytes, dropped_pointers }
+        Self { classes, outermost, holders, loud_pages: Vec::new(), scanned_bytes, unreadable_bytes, dropped_pointers }
     }
 
     /// The class of a block; [`Class::Unclassified`] for an index out of range.
@@ -196,6 +207,11 @@ impl Reachability {
     /// The classes of all blocks.
     pub fn classes(&self) -> &[Class] {
         &self.classes
+    }
+
+    /// Addresses of the pages of [large](LARGE) blocks in which words that lead into blocks were found, ascending.
+    pub fn loud_pages(&self) -> &[u64] {
+        &self.loud_pages
     }
 
     /// The block is an FFmpeg object that is to be blamed: lost (or possibly lost), and no FFmpeg object of the same
@@ -245,12 +261,13 @@ pub fn check(memory: &dyn Memory, input: &Input<'_>, control: &Control<'_>) -> R
     marker.mark_possible(&mut scanner)?;
     marker.collect_lost(&mut scanner)?;
     scanner.finish();
-    let (states, graph, mut holders) = marker.into_parts();
+    let mark::Marked { states, graph, mut holders, loud_pages } = marker.into_parts();
     let verdict = cliques::judge(input.blocks, &states, &graph, &mut holders);
     Ok(Reachability {
         classes: verdict.classes,
         outermost: verdict.outermost,
         holders,
+        loud_pages,
         scanned_bytes: scanner.scanned_bytes(),
         unreadable_bytes: scanner.unreadable_bytes(),
         dropped_pointers: graph.dropped,

@@ -169,6 +169,7 @@ fn progress_ends_at_the_total_and_cancel_stops() {
     world.roots.push(RootRange { start: ROOT, end: ROOT + (5 << 20), label: 0 });
     let input = Input {
         doubtful: &[],
+        left_out: &[],
         blocks: &world.blocks,
         roots: &world.roots,
         registers: &[],
@@ -187,6 +188,35 @@ fn progress_ends_at_the_total_and_cancel_stops() {
     let stop = |_, _| cancel.store(true, std::sync::atomic::Ordering::Relaxed);
     let result = check(&world.memory, &input, &Control { progress: &stop, cancel: &cancel });
     assert_eq!(result.err(), Some(ReachError::Cancelled));
+}
+
+/// Three pages and a bit, of which the second and the last word of the last lead to others.
+#[test]
+fn pages_that_hold_pointers_are_told_and_others_can_be_left_out() {
+    let mut world = World::default();
+    let (start, size) = (0x20_0100, 3 * 4096 + 8);
+    let mut words = vec![0; size / 8];
+    words[(0x20_1800 - start) as usize / 8] = A;
+    *words.last_mut().unwrap() = B;
+    let a = world.plain(A, &[0; 4]);
+    let b = world.plain(B, &[0; 4]);
+    let large = world.plain(start, &words);
+    world.root(ROOT, &[start]);
+    let found = world.check();
+    assert_eq!(found.loud_pages(), [0x20_1000, 0x20_3000]);
+    assert_eq!([a, b, large].map(|block| found.class(block)), [StillReachable; 3]);
+    let read = found.scanned_bytes;
+    // All but the page of one.
+    let range = |start, end| TargetRange { start, end };
+    world.left_out =
+        vec![range(0x1, 0x2), range(start, 0x20_1000), range(0x20_2000, 0x20_4000), range(1 << 40, 1 << 41)];
+    let found = world.check();
+    assert_eq!([a, b, large].map(|block| found.class(block)), [StillReachable, DefinitelyLost, StillReachable]);
+    assert_eq!(found.scanned_bytes, read - size as u64 + 4096);
+    assert_eq!(found.loud_pages(), [0x20_1000]);
+    world.left_out = vec![range(0, 1 << 41)];
+    let found = world.check();
+    assert_eq!([a, b, large].map(|block| found.class(block)), [DefinitelyLost, DefinitelyLost, StillReachable]);
 }
 
 #[test]

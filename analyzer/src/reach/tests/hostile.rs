@@ -56,6 +56,7 @@ fn a_memory_that_claims_to_have_read_too_much() {
     let block = Block { start: 0x4141_4141_4141_4141, size: 64, kind: ObjectKind::Plain, scan: Scan::Words };
     let input = Input {
         doubtful: &[],
+        left_out: &[],
         blocks: &[block],
         roots: &[RootRange { start: 0, end: 1 << 21, label: 0 }],
         registers: &[],

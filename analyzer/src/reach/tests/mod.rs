@@ -38,6 +38,7 @@ pub(super) struct World {
     pub registers: Vec<Register>,
     pub root_blocks: Vec<RootBlock>,
     pub doubtful: Vec<RootRange>,
+    pub left_out: Vec<TargetRange>,
 }
 
 impl World {
@@ -65,6 +66,7 @@ impl World {
     pub fn check_mapped(&self, mapping: &dyn Fn(u64) -> Mapping) -> Result<Reachability, ReachError> {
         let input = Input {
             doubtful: &self.doubtful,
+            left_out: &self.left_out,
             blocks: &self.blocks,
             roots: &self.roots,
             registers: &self.registers,
