@@ -4,6 +4,7 @@
 //! It holds no pointer to itself, but where its stack lies: three words (stackblock, stackblock_size, guardsize).
 
 use crate::address::TargetRange;
+use crate::reach::Block;
 use crate::target::maps::Mapping;
 use crate::target::memory::Memory;
 use crate::target::threads::ThreadState;
@@ -36,12 +37,13 @@ pub fn stack_block(thread_pointer: u64, memory: &dyn Memory) -> Option<TargetRan
 /// The stacks that glibc keeps of threads that have ended, for the next ones: what lies there holds nothing.
 ///
 /// A stack has a guard below it, and near its top the three words that name just this place. Where no thread that lives has its thread
-/// pointer there, the thread is dead.
+/// pointer there, the thread is dead. So little is read that blocks need not be passed over.
 pub fn dead_stacks(
     maps: &[Mapping],
     threads: &[ThreadState],
     memory: &dyn Memory,
     touched: &Touched,
+    _: &[Block],
 ) -> Vec<TargetRange> {
     let mut dead = Vec::new();
     let mut look = |guard: TargetRange, range: TargetRange| {

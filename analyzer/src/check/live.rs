@@ -43,7 +43,9 @@ use scan::{Kind, Scan};
 pub use suspects::Identity;
 use suspects::{Suspects, identity};
 
-/// Scans of a [`glance`](Checker::glance) while all threads run, and as many for which the process is stopped, at most.
+/// So many looks in a row that found nothing are the last: what is left is lost, or held by a stack.
+const IN_VAIN: u32 = 3;
+/// Scans of a [`glance`](Checker::glance) for which the process is stopped, at most.
 const GLANCES: u32 = 2;
 /// Scans before the process is stopped.
 const RUNNING: u32 = 3;
@@ -201,21 +203,15 @@ impl Checker<'_> {
             return Ok(Glance::More(types));
         }
         let settled = &self.order.learned.lost;
-        for round in 1..=GLANCES {
-            let scan = self.scan(types, Kind::Glance)?;
-            self.suspects.keep(&scan);
-            if round == GLANCES {
-                self.look(&scan)?;
-            }
-            types = scan.drained.types;
-            if self.suspects.unsettled(settled) == 0 {
-                break;
-            }
-        }
+        let scan = self.scan(types, Kind::Glance)?;
+        self.suspects.keep(&scan);
+        // What this leaves is held by stacks, as a rule: another look would be in vain too.
+        self.look(&scan, 1)?;
+        types = scan.drained.types;
         for _ in 1..=GLANCES {
             let scan = self.scan(types, Kind::GlanceStopped)?;
             self.suspects.keep(&scan);
-            self.look(&scan)?;
+            self.look(&scan, IN_VAIN)?;
             self.stopped += scan.stopped;
             if self.suspects.unsettled(settled) == 0 {
                 return Ok(Glance::Enough(Box::new(scan)));
@@ -233,7 +229,7 @@ impl Checker<'_> {
             let scan = self.scan(types, Kind::Running)?;
             self.suspects.keep(&scan);
             if round == rounds {
-                self.look(&scan)?;
+                self.look(&scan, IN_VAIN)?;
             }
             types = scan.drained.types;
         }
@@ -247,7 +243,7 @@ impl Checker<'_> {
             let before = self.suspects.objects(&self.order.learned.lost);
             let scan = self.scan(types, Kind::Stopped)?;
             self.suspects.keep(&scan);
-            self.look(&scan)?;
+            self.look(&scan, IN_VAIN)?;
             self.stopped += scan.stopped;
             // What is left out has to be reached by a scan, with all that it leads to.
             let complete = stop > 1 || !self.leave_out(&scan);

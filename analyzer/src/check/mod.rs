@@ -634,7 +634,9 @@ fn read_formats(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory
     }
     let mut tables: FxHashMap<u32, formats::PixelFormats> = FxHashMap::default();
     for index in library_of.values().flatten() {
-        if let Some(module) = drained.types.symbolizer.module(*index) {
+        if let Some(known) = drained.types.pixel_formats.get(index) {
+            tables.entry(*index).or_insert_with(|| known.clone());
+        } else if let Some(module) = drained.types.symbolizer.module(*index) {
             tables.entry(*index).or_insert_with(|| {
                 let ranges: Vec<TargetRange> = maps
                     .iter()
@@ -650,6 +652,8 @@ fn read_formats(drained: &mut Drained, blocks: &[LiveBlock], memory: &dyn Memory
             });
         }
     }
+    let read = tables.iter().filter(|(_, table)| !table.is_empty());
+    drained.types.pixel_formats.extend(read.map(|(index, table)| (*index, table.clone())));
     Formats { tables, library_of }
 }
 

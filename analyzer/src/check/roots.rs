@@ -73,7 +73,7 @@ pub fn find(
     }
     if motion != Motion::Partly {
         // A thread that was not stopped is not listed, and no dead one. Where all run none is listed, and every stack is left out.
-        never.extend(dead_stacks(maps, threads, memory, touched));
+        never.extend(dead_stacks(maps, threads, memory, touched, blocks));
         never.extend(heap::free(maps, before, memory));
     }
     never.extend(
@@ -244,7 +244,14 @@ const DESCRIPTOR_ALIGN: usize = 64;
 /// A stack has a guard below it, and at its top the thread's descriptor, whose first and third word are its own address
 /// (`tcbhead_t.tcb` and `.self`, sysdeps/x86_64/nptl/tls.h). Where no thread that lives has it as its fs base, the thread is dead.
 #[cfg(target_arch = "x86_64")]
-fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, touched: &Touched) -> Vec<TargetRange> {
+fn dead_stacks(
+    maps: &[Mapping],
+    threads: &[ThreadState],
+    memory: &dyn Memory,
+    touched: &Touched,
+    blocks: &[Block],
+) -> Vec<TargetRange> {
+    let outside_blocks = |range: TargetRange| touched.within(range).flat_map(|part| outside(part, blocks));
     let mut dead = Vec::new();
     let mut bytes = vec![0; 1 << 20];
     for pair in maps.windows(2) {
@@ -254,7 +261,7 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, t
         if !guard || !plain || mapping.range.len() > LARGEST_STACK {
             continue;
         }
-        let descriptor = touched.within(mapping.range).find_map(|part| descriptor_in(part, memory, &mut bytes));
+        let descriptor = outside_blocks(mapping.range).find_map(|part| descriptor_in(part, memory, &mut bytes));
         if let Some(descriptor) = descriptor
             && threads.iter().all(|thread| thread.fs_base != descriptor)
             && let Some(stack) = stack_block(descriptor, memory)
@@ -268,7 +275,7 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, t
         let Some(mapping) = maps.iter().find(|mapping| mapping.range.contains(guard.start)) else { continue };
         let above =
             TargetRange { start: guard.end, end: mapping.range.end.min(guard.end.saturating_add(LARGEST_STACK)) };
-        let descriptor = touched.within(above).find_map(|part| descriptor_in(part, memory, &mut bytes));
+        let descriptor = outside_blocks(above).find_map(|part| descriptor_in(part, memory, &mut bytes));
         if let Some(descriptor) = descriptor
             && threads.iter().all(|thread| thread.fs_base != descriptor)
             && let Some(stack) = stack_block(descriptor, memory).filter(|stack| stack.start == guard.start)
@@ -277,6 +284,27 @@ fn dead_stacks(maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory, t
         }
     }
     dead
+}
+
+/// What of a range lies in no large block: glibc maps a stack by itself, never as one, and pictures are most of what follows a guard.
+#[cfg(target_arch = "x86_64")]
+fn outside(range: TargetRange, blocks: &[Block]) -> Vec<TargetRange> {
+    /// Smaller ones are read along.
+    const LARGE: u64 = 4096;
+    let first = blocks.partition_point(|block| block.start < range.start).saturating_sub(1);
+    let mut parts = Vec::new();
+    let mut at = range.start;
+    for block in blocks[first..].iter().take_while(|block| block.start < range.end).filter(|block| block.size >= LARGE)
+    {
+        if at < block.start {
+            parts.push(TargetRange { start: at, end: block.start });
+        }
+        at = at.max(block.start.saturating_add(block.size));
+    }
+    if at < range.end {
+        parts.push(TargetRange { start: at, end: range.end });
+    }
+    parts
 }
 
 /// The first thread descriptor in a range.
@@ -394,4 +422,51 @@ pub fn hidden_ffmpegs(drained: &Drained, maps: &[Mapping]) -> Vec<Hidden> {
         });
     }
     hidden
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::kind::ObjectKind;
+    use crate::reach::Scan;
+    use crate::target::memory::SavedMemory;
+
+    fn block(start: u64, size: u64) -> Block {
+        Block { start, size, kind: ObjectKind::Plain, scan: Scan::Words }
+    }
+
+    fn range(start: u64, end: u64) -> TargetRange {
+        TargetRange { start, end }
+    }
+
+    #[test]
+    fn descriptors_are_looked_for_outside_of_large_blocks() {
+        let blocks = [block(0x1000, 0x3000), block(0x5000, 0x100), block(0x8000, 0x2000), block(0x9000, 0x4000)];
+        assert_eq!(outside(range(0x2000, 0x20000), &blocks), [range(0x4000, 0x8000), range(0xd000, 0x20000)]);
+        assert_eq!(outside(range(0x2000, 0x3000), &blocks), []);
+        assert_eq!(outside(range(0x20000, 0x30000), &blocks), [range(0x20000, 0x30000)]);
+        assert_eq!(outside(range(0, 0x10), &[]), [range(0, 0x10)]);
+        assert_eq!(outside(range(0, u64::MAX), &[block(u64::MAX - 0x2000, u64::MAX)]), [range(0, u64::MAX - 0x2000)]);
+    }
+
+    #[test]
+    fn a_dead_stack_is_told_by_its_descriptor_and_a_live_one_is_none() {
+        let (low, top) = (0x7f00_0000_0000u64, 0x7f00_0001_0000u64);
+        let descriptor = top - 0x900;
+        let mut words = vec![0; ((top - descriptor) / 8) as usize];
+        (words[0], words[2]) = (descriptor, descriptor);
+        // stackblock, stackblock_size, guardsize
+        words[100..103].copy_from_slice(&[low - 0x1000, top - low + 0x1000, 0x1000]);
+        let mut memory = SavedMemory::default();
+        memory.insert_words(low, &vec![0; ((descriptor - low) / 8) as usize]);
+        memory.insert_words(descriptor, &words);
+        let map = |start, end, permissions: &str| format!("{start:x}-{end:x} {permissions} 00000000 00:00 0 \n");
+        let text = map(low - 0x1000, low, "---p") + &map(low, top, "rw-p");
+        let maps = maps::parse(text.as_bytes());
+        let touched = Touched::told(vec![range(low, top)]);
+        let dead = |blocks: &[Block]| dead_stacks(&maps, &[], &memory, &touched, blocks);
+        assert_eq!(dead(&[]), [range(low, top)]);
+        // Behind the large block of somebody it is found all the same.
+        assert_eq!(dead(&[block(low, 0x8000)]), [range(low, top)]);
+    }
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::segment::Segment;
+use crate::graph::formats::PixelFormats;
 use crate::kind::ObjectKind;
 use crate::symbols::{PYTHON, Symbolizer};
 use crate::typing::{self, Doubt, Typing};
@@ -17,6 +18,8 @@ pub struct StackTypes {
     exe: PathBuf,
     /// Names of the session's modules.
     pub symbolizer: Symbolizer,
+    /// What format numbers mean, by the index of the libavutil, once that was read.
+    pub pixel_formats: FxHashMap<u32, PixelFormats>,
     modules: u32,
     /// By stack id: the size first seen with it, and the type.
     first: Vec<Option<Known>>,
@@ -52,7 +55,15 @@ impl StackTypes {
         let mut symbolizer = Symbolizer::new(root);
         let texts = segment.clone();
         symbolizer.read_scripts_by(Box::new(move |pc| texts.script(pc)));
-        Self { segment, exe, symbolizer, modules: 0, first: Vec::new(), others: HashMap::default() }
+        Self {
+            segment,
+            exe,
+            symbolizer,
+            pixel_formats: FxHashMap::default(),
+            modules: 0,
+            first: Vec::new(),
+            others: HashMap::default(),
+        }
     }
 
     /// Makes modules known that were recorded since.

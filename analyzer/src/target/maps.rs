@@ -123,7 +123,8 @@ pub fn find(maps: &[Mapping], address: u64) -> Option<&Mapping> {
     maps[..after].last().filter(|m| m.range.contains(address))
 }
 
-fn parse(text: &[u8]) -> Vec<Mapping> {
+/// As the kernel lists them.
+pub(crate) fn parse(text: &[u8]) -> Vec<Mapping> {
     text.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }
 
