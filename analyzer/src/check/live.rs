@@ -43,8 +43,6 @@ use scan::{Kind, Scan};
 pub use suspects::Identity;
 use suspects::{Suspects, identity};
 
-/// So many looks in a row that found nothing are the last: what is left is lost, or held by a stack.
-const IN_VAIN: u32 = 3;
 /// Scans of a [`glance`](Checker::glance) for which the process is stopped, at most.
 const GLANCES: u32 = 2;
 /// Scans before the process is stopped.
@@ -205,13 +203,11 @@ impl Checker<'_> {
         let settled = &self.order.learned.lost;
         let scan = self.scan(types, Kind::Glance)?;
         self.suspects.keep(&scan);
-        // What this leaves is held by stacks, as a rule: another look would be in vain too.
-        self.look(&scan, 1)?;
         types = scan.drained.types;
         for _ in 1..=GLANCES {
             let scan = self.scan(types, Kind::GlanceStopped)?;
             self.suspects.keep(&scan);
-            self.look(&scan, IN_VAIN)?;
+            self.look(&scan)?;
             self.stopped += scan.stopped;
             if self.suspects.unsettled(settled) == 0 {
                 return Ok(Glance::Enough(Box::new(scan)));
@@ -229,7 +225,7 @@ impl Checker<'_> {
             let scan = self.scan(types, Kind::Running)?;
             self.suspects.keep(&scan);
             if round == rounds {
-                self.look(&scan, IN_VAIN)?;
+                self.look(&scan)?;
             }
             types = scan.drained.types;
         }
@@ -243,7 +239,7 @@ impl Checker<'_> {
             let before = self.suspects.objects(&self.order.learned.lost);
             let scan = self.scan(types, Kind::Stopped)?;
             self.suspects.keep(&scan);
-            self.look(&scan, IN_VAIN)?;
+            self.look(&scan)?;
             self.stopped += scan.stopped;
             // What is left out has to be reached by a scan, with all that it leads to.
             let complete = stop > 1 || !self.leave_out(&scan);

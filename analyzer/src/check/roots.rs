@@ -429,6 +429,7 @@ mod tests {
     use super::*;
     use crate::kind::ObjectKind;
     use crate::reach::Scan;
+    use crate::target::maps;
     use crate::target::memory::SavedMemory;
 
     fn block(start: u64, size: u64) -> Block {

@@ -15,12 +15,14 @@ use crate::target::threads;
 
 /// How often, after each round of scans, at most.
 const LOOKS: u32 = 16;
+/// So many in a row that found nothing are the last: what is left is lost, or held by a stack.
+const IN_VAIN: u32 = 3;
 /// Between two of them.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 impl Checker<'_> {
     /// Looks again and again through FFmpeg's objects that are not suspected, and through what is new, for pointers to what is.
-    pub(super) fn look(&mut self, scan: &Scan, most_in_vain: u32) -> Result<(), String> {
+    pub(super) fn look(&mut self, scan: &Scan) -> Result<(), String> {
         let tid = threads::live_thread(self.subject.pid).ok_or(ENDED)?;
         let process = ProcessMemory::new(tid);
         let since = self.since.unwrap_or(u64::MAX);
@@ -31,7 +33,7 @@ impl Checker<'_> {
             scan.blocks.iter().zip(&scan.list).filter(is_holder).map(|(_, searched)| *searched).collect();
         let mut in_vain = 0;
         for _ in 0..LOOKS {
-            if in_vain == most_in_vain {
+            if in_vain == IN_VAIN {
                 break;
             }
             if self.suspects.objects(&self.order.learned.lost) == 0 {
