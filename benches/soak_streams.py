@@ -4,7 +4,7 @@
     benches/soak_streams.py [--phase all|watch|overhead|page] [--minutes 30] [--interval 10] [--pairs 5] [--seconds 60]
 
 `make soak` calls this. The phases can be run apart (the cost on a quiet machine); each leaves its results in build/soak, and the page is
-made of the last whole ones: 30 minutes or more, and 3 pairs of 60 s or more. Shorter runs leave their page in build/soak/soak.md.
+made of the last whole ones: 30 minutes or more, and 3 rounds of 60 s or more. Shorter runs leave their page in build/soak/soak.md.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def arguments():
     parser.add_argument("--minutes", type=float, default=30, help="of the soak; default: 30")
     parser.add_argument("--interval", type=float, default=10, help="seconds from check to check; default: 10")
     parser.add_argument("--leak-every", type=int, default=server.LEAK_EVERY, metavar="N", help="one frame in so many")
-    parser.add_argument("--pairs", type=int, default=5, help="of runs that are compared; default: 5")
-    parser.add_argument("--seconds", type=float, default=60, help="of each run that is compared; default: 60")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds of runs that are compared; default: 5")
+    parser.add_argument("--seconds", type=float, default=60, help="of each run that is compared, in each round; default: 60")
     target = Path(os.environ.get("CARGO_TARGET_DIR", server.ROOT / "target"))
     parser.add_argument("--avleak", type=Path, default=target / "release/avleak", metavar="FILE", help="libavleak.so lies beside it")
     given = parser.parse_args()

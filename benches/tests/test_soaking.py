@@ -1,8 +1,13 @@
 """The arithmetic of the soak and of the checks of living processes, over made-up runs."""
 
+import tempfile
+import time
 import unittest
+from pathlib import Path
 
-from soaking import big, ffmpeg, judge, live_page, page, server, steady
+from harness.prepare import PrepareError
+
+from soaking import big, ffmpeg, judge, live_page, overhead, page, server, slices, steady
 
 
 def look(kib):
@@ -92,15 +97,47 @@ class Judgement(unittest.TestCase):
         self.assertEqual(missed(results), ["alerts of the clean twin", "last report of the clean one"])
 
     def test_pages_are_made_of_what_is_there(self):
-        run = {"wall": 60.0, "whole": 61.0, "cpu": 100.0, "target_kib": 9, "other_kib": 9, "foreign_cpu": 30.0}
-        load = {"name": "720p", "video": "v720", "pace": 0, "frames": 9, "pairs": [{"plain": run, "avleak": run | {"wall": 63.0}}] * 3}
+        run = {"frames": 6000, "active": 60.0, "cpu": 100.0}
+        slow = {"frames": 5000, "active": 52.5, "cpu": 100.0}
+        load = {"name": "720p", "video": "v720", "rounds": [{overhead.PLAIN: run, overhead.WITHOUT: run, overhead.CHECKED: slow}] * 3}
         cost = {"loads": [load], "seconds": 60, "interval": 10, "at": 0.0, "machine": "m", "versions": []}
-        self.assertEqual([bar.met for bar in judge.overhead_bars(cost)], [False])
+        self.assertEqual([bar.met for bar in judge.overhead_bars(cost)], [False, True])
         text = page.render(soak(), cost)
         self.assertIn("1.050 (1.050–1.050)", text)
-        self.assertIn("busy with other work", text)
         self.assertIn("load average was 0 to 900", text)
         self.assertIn("PHASE=overhead", page.render(soak(), None))
+
+
+class Turns(unittest.TestCase):
+    def test_ever_one_runs_and_each_its_time(self):
+        log, one = [], type("One", (), {"turn": lambda self, seconds: log.append((self.name, seconds))})
+        names = ["a", "b", "c"]
+        contenders = [one() for _ in names]
+        for contender, name in zip(contenders, names):
+            contender.name = name
+        slices.take_turns(contenders, 4, 0.5)
+        self.assertEqual([log.count((name, 0.5)) for name in names], [8, 8, 8])
+        rounds = [sorted(name for name, _ in log[at : at + 3]) for at in range(0, len(log), 3)]
+        self.assertEqual(rounds, [names] * 8)
+
+    def test_a_command_does_nothing_while_it_is_frozen(self):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                counting = slices.Turns("counting", ["sh", "-c", "while :; do echo >> lines; done"], Path(folder))
+            except PrepareError as error:
+                self.skipTest(str(error))
+            try:
+                lines = Path(folder, "lines")
+                counting.turn(0.2)
+                before = lines.stat().st_size
+                time.sleep(0.2)
+                self.assertEqual(lines.stat().st_size, before)
+                counting.turn(0.2)
+                self.assertGreater(lines.stat().st_size, before)
+                self.assertTrue(0.4 <= counting.active < 2 and counting.cpu() > 0, (counting.active, counting.cpu()))
+            finally:
+                counting.close()
+            self.assertFalse(counting.group.exists())
 
 
 class LiveChecks(unittest.TestCase):

@@ -1,11 +1,12 @@
 // A server that runs until SIGTERM: a pipeline hands some thousand frames a second from thread to thread; some frames are held by the heap, some by
-// a thread's stack alone; and with each SIGUSR1 three frames are lost, of which it says how many there are by then.
+// a thread's stack alone; and with each SIGUSR1 three frames are lost, of which it says how many there are by then. With each SIGUSR2 a frame
+// moves from a small block to a page of a large one that held no pointer before.
 #include "truth.h"
 
 #include <pthread.h>
 #include <signal.h>
 
-enum { QUEUE = 16, HELD = 20, LOST = 3 };
+enum { QUEUE = 16, HELD = 20, LOST = 3, PAGE = 4096 };
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t moved;
@@ -92,15 +93,16 @@ static void *lose(void *unused)
 int main(void)
 {
     sigset_t set;
-    int signal, threads = 0;
+    int signal, threads = 0, moved = 0;
     pthread_t all[5];
-    AVFrame **held = calloc(HELD, sizeof(*held));
+    AVFrame **held = calloc(HELD, sizeof(*held)), *(*large)[PAGE / sizeof(AVFrame *)] = calloc(HELD + 1, sizeof(*large));
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGUSR2);
     sigaddset(&set, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     pthread_barrier_init(&ready, NULL, 2);
-    for (int i = 0; held && i < HELD; i++)
+    for (int i = 0; held && large && i < HELD; i++)
         held[i] = frame_with_pixels(i);
     void *(*roles[])(void *) = { producer, producer, consumer, consumer, holder };
     for (; threads < 5; threads++)
@@ -109,8 +111,15 @@ int main(void)
     pthread_barrier_wait(&ready);
     printf("ready %d\n", (int)getpid());
     fflush(stdout);
-    while (!sigwait(&set, &signal) && signal == SIGUSR1) {
+    while (!sigwait(&set, &signal) && signal != SIGTERM) {
         pthread_t thread;
+        if (signal == SIGUSR2 && moved < HELD) {
+            large[moved + 1][0] = held[moved];
+            held[moved++] = NULL;
+            printf("moved %d\n", moved);
+            fflush(stdout);
+            continue;
+        }
         if (pthread_create(&thread, NULL, lose, NULL) || pthread_join(thread, NULL))
             truth_die("pthread_create");
         printf("lost %ld\n", truth.frames);
@@ -127,8 +136,9 @@ int main(void)
         av_frame_free(&frame);
     }
     for (int i = 0; i < HELD; i++)
-        av_frame_free(&held[i]);
+        av_frame_free(i < moved ? &large[i + 1][0] : &held[i]);
     free(held);
+    free(large);
     truth_print();
     return 0;
 }
