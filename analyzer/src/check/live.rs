@@ -141,7 +141,7 @@ pub fn run(subject: &LiveSubject, types: StackTypes, order: &LiveOrder<'_>) -> R
     let mut notes = Vec::new();
     let mut last = match checker.glance(types)? {
         Glance::Enough(scan) => *scan,
-        Glance::More(types) => checker.suspect(types).and_then(|types| checker.decide(types))?,
+        Glance::More(types) => checker.suspect(*types).and_then(|types| checker.decide(types))?,
     };
     if !last.all_stopped {
         notes.push("some threads could not be stopped: what only their registers hold may be called lost".into());
@@ -191,14 +191,14 @@ enum Glance {
     /// Nothing is suspected but what was lost before: no more is needed than its last scan.
     Enough(Box<Scan>),
     /// Something is, or may be; names, for the next scan.
-    More(StackTypes),
+    More(Box<StackTypes>),
 }
 
 impl Checker<'_> {
     /// Scans of less than everything, with which most checks of a server that loses nothing are over.
     fn glance(&mut self, mut types: StackTypes) -> Result<Glance, String> {
         if self.order.known.is_some() || !self.order.hold.is_zero() {
-            return Ok(Glance::More(types));
+            return Ok(Glance::More(Box::new(types)));
         }
         let settled = &self.order.learned.lost;
         let scan = self.scan(types, Kind::Glance)?;
@@ -214,7 +214,7 @@ impl Checker<'_> {
             }
             types = scan.drained.types;
         }
-        Ok(Glance::More(types))
+        Ok(Glance::More(Box::new(types)))
     }
 
     /// The scans that suspect.

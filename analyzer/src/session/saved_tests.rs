@@ -12,7 +12,7 @@ fn drained() -> Drained {
     let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
     put(std::mem::offset_of!(wire::Header, node_count), 3);
     put(std::mem::offset_of!(wire::Header, pid), 77);
-    let mut nodes = vec![0; 48];
+    let mut nodes = [0; 48];
     nodes[16..24].copy_from_slice(&0x1234u64.to_le_bytes());
     nodes[32..40].copy_from_slice(&0x5678u64.to_le_bytes());
     nodes[40..44].copy_from_slice(&1u32.to_le_bytes());

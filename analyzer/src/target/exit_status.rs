@@ -73,14 +73,9 @@ mod tests {
         let pidfd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).expect("a pidfd");
         let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut polled, None).expect("its end");
-        if reap {
-            child.wait().expect("its status");
-        }
-        let status = ExitStatus::of(pid, Some(&pidfd));
-        if !reap {
-            child.wait().expect("its status");
-        }
-        status
+        let before = (!reap).then(|| ExitStatus::of(pid, Some(&pidfd)));
+        child.wait().expect("its status");
+        before.unwrap_or_else(|| ExitStatus::of(pid, Some(&pidfd)))
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn row(key: &str, object: &str, class: &str, count: u64, pinned: u64, age_s:
 
 pub fn checked(mut process: Process, started: &str, groups: Vec<Row>) -> Process {
     let leaks = Totals { frames: 3, pinned_bytes: 3_000_000, ..Totals::default() };
-    let check = Check { started: started.into(), duration_s: 0.4, stopped_ms: 2.14, scans: 4, ..Check::default() };
+    let check = Check { started: started.into(), duration_s: 0.4, stopped_ms: 2.14, scans: 4 };
     process.checks += 1;
     process.last = Some(Last {
         verdict: Verdict::Leaks,
