@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use avleak_tests::avleak::{LIMIT, Run, read_report};
+use avleak_tests::avleak::{LIMIT, Outcome, Run, read_report};
 use avleak_tests::cores::{self, Crashed, gcore, kernel_writes_cores, left_in};
 use avleak_tests::golang::default_toolchain;
 use avleak_tests::process::{Finished, Running};
@@ -73,9 +73,15 @@ fn groups(report: &Value) -> BTreeMap<String, Value> {
     groups.map(entry).collect()
 }
 
+/// The same program traced; its own core, where the kernel writes one, goes with its folder.
+fn traced(command: &[String]) -> Outcome {
+    let folder = scratch();
+    Run::new(command).current_dir(folder.path()).finish()
+}
+
 /// The core gives what tracing the same program gives: groups, classes, totals, verdict.
 fn assert_as_traced(command: &[String], crashed: &Crashed) -> Value {
-    let traced = Run::new(command).finish();
+    let traced = traced(command);
     let (code, report) = looked_at(&crashed.core, &crashed.session(), &[]);
     let traced = traced.report();
     assert_eq!(traced["completeness"]["memory"], "ptrace", "{traced:#}");
@@ -121,7 +127,7 @@ fn gdbs_core_gives_what_tracing_gives() {
     for (twin, threads) in [("leak", "20"), ("clean", "3")] {
         let command = crash("abort", twin, threads);
         let crashed = cores::by_gdb(&words(&command), "");
-        let traced = Run::new(&command).finish();
+        let traced = traced(&command);
         let (_, report) = looked_at(&crashed.core, &crashed.session(), &[]);
         assert_eq!(groups(&report), groups(traced.report()), "{:#}", report["completeness"]);
         assert_eq!(report["verdict"], if twin == "leak" { "leaks" } else { "clean" });
