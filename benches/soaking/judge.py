@@ -29,14 +29,15 @@ def steady_from(found):
     return found["begun"] + min(WARM_S, WARM_SHARE * (found["samples"][-1]["at"] - found["begun"]))
 
 
-def memory(found, role, net_of_leaks=False):
-    """The steady part of a role's memory as (seconds, KiB); without what the server says that it has leaked, if that is wished."""
+def memory(found, role, net_of_leaks=False, of="rss_kib"):
+    """The steady part of a role's memory as (seconds, KiB); without what the server says that it has leaked, if that is wished. `of`: a key
+    of its looks; anon_kib is what it shares with nobody."""
     since = steady_from(found)
     points = []
     for sample in found["samples"]:
         if role in sample and sample["at"] >= since:
             leaked = leaked_by(found, sample["at"]) / 1024 if net_of_leaks else 0
-            points.append((sample["at"], sample[role]["rss_kib"] - leaked))
+            points.append((sample["at"], sample[role][of] - leaked))
     return points
 
 

@@ -20,7 +20,8 @@ ABOUT_WATCH = """\
 The delay is from the moment at which the server forgets the frame to that at which the alert stands in the file. Memory is RSS: of the
 steady part of the run, the medians of its first and last third, and Theil and Sen's slope; flat is a last third no more than {share:.0%} or
 {least} MiB above the first, or above what the memory of the server without avleak rose by. From the leaky server's memory what it says that it
-has leaked is taken off.
+has leaked is taken off. RSS of the analyzer goes up and down by some 15 MiB with the pages of the target's segment that it shares with it and has
+looked at lately; what is its own alone stands in the table of memory.
 """
 ABOUT_COST = """\
 The soak's server runs at a pace, as servers do: what the clock feels of avleak there is in the table above. Here it goes **as fast as it can**: no
@@ -117,19 +118,21 @@ def memory_table(results):
                 continue
             seen = [sample[role] for sample in found["samples"] if role in sample and sample["at"] >= judge.steady_from(found)]
             share = judge.cpu_share(found, role)
+            own = steady.steadiness(judge.memory(found, role, of="anon_kib"))
             rows.append(
                 [
                     f"{role}, {name}",
                     f"{flat.first / 1024:.1f}",
                     f"{flat.last / 1024:.1f}",
                     f"{flat.slope / 1024:+.2f}",
+                    f"{own.first / 1024:.1f} → {own.last / 1024:.1f}",
                     f"{statistics.median(look['shared_kib'] for look in seen) / 1024:.1f}",
                     f"{min(look['descriptors'] for look in seen)}–{max(look['descriptors'] for look in seen)}",
                     "—" if share is None else f"{share:.1%}",
                 ]
             )
     leaked = results["twins"]["leaky"]["done"]["leaked_bytes"] / 2**20
-    header = ["process", "first third MiB", "last third MiB", "slope MiB/h", "of it shared", "descriptors", "CPU of the target's"]
+    header = ["process", "first third MiB", "last third MiB", "slope MiB/h", "of it its own", "of it shared", "descriptors", "CPU of the target's"]
     return table(header, rows, right=header[1:]) + f"\nThe leaky server says that it has leaked {leaked:.1f} MiB in all.\n"
 
 
