@@ -95,15 +95,18 @@ int main(void)
     sigset_t set;
     int signal, threads = 0, moved = 0;
     pthread_t all[5];
-    AVFrame **held = calloc(HELD, sizeof(*held)), *(*large)[PAGE / sizeof(AVFrame *)] = calloc(HELD + 1, sizeof(*large));
+    AVFrame **held = calloc(HELD, sizeof(*held)), *(*large)[PAGE / sizeof(AVFrame *)];
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
     sigaddset(&set, SIGUSR2);
     sigaddset(&set, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     pthread_barrier_init(&ready, NULL, 2);
-    for (int i = 0; held && large && i < HELD; i++)
+    for (int i = 0; held && i < HELD; i++)
         held[i] = frame_with_pixels(i);
+    // Younger than the first frame, so that it is a block and not memory of which nothing is known.
+    if (!(large = calloc(HELD + 1, sizeof(*large))))
+        truth_die("a large block");
     void *(*roles[])(void *) = { producer, producer, consumer, consumer, holder };
     for (; threads < 5; threads++)
         if (pthread_create(&all[threads], NULL, roles[threads], NULL))
