@@ -22,6 +22,20 @@ pub struct TargetRange {
 }
 
 impl TargetRange {
+    /// Hands on what of it lies in none of others, which ascend and may overlap.
+    pub fn each_outside(self, others: impl IntoIterator<Item = Self>, mut part: impl FnMut(Self)) {
+        let mut at = self.start;
+        for other in others.into_iter().take_while(|other| other.start < self.end) {
+            if at < other.start {
+                part(Self { start: at, end: other.start });
+            }
+            at = at.max(other.end);
+        }
+        if at < self.end {
+            part(Self { start: at, end: self.end });
+        }
+    }
+
     /// From a start and a length in bytes, cut at the end of the address space.
     pub fn with_len(start: u64, len: u64) -> Self {
         Self { start, end: start.saturating_add(len) }

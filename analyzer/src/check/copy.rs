@@ -113,19 +113,10 @@ fn without(ranges: &[TargetRange], others: &[TargetRange]) -> Vec<TargetRange> {
     let mut left = Vec::new();
     let mut first = 0;
     for range in ranges {
-        let mut at = range.start;
-        while others.get(first).is_some_and(|other| other.end <= at) {
+        while others.get(first).is_some_and(|other| other.end <= range.start) {
             first += 1;
         }
-        for other in others[first..].iter().take_while(|other| other.start < range.end) {
-            if at < other.start {
-                left.push(TargetRange { start: at, end: other.start });
-            }
-            at = at.max(other.end);
-        }
-        if at < range.end {
-            left.push(TargetRange { start: at, end: range.end });
-        }
+        range.each_outside(others[first..].iter().copied(), |part| left.push(part));
     }
     left
 }

@@ -8,7 +8,7 @@ use super::{Motion, go, heap};
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
 use crate::reach::roots::{RED_ZONE, RootSources, StackRange, WritableRange};
-use crate::reach::{Block, Register, RootRange};
+use crate::reach::{Block, LARGE, Register, RootRange};
 use crate::session::drain::Drained;
 use crate::target::maps::Mapping;
 use crate::target::memory::Memory;
@@ -289,21 +289,10 @@ fn dead_stacks(
 /// What of a range lies in no large block: glibc maps a stack by itself, never as one, and pictures are most of what follows a guard.
 #[cfg(target_arch = "x86_64")]
 fn outside(range: TargetRange, blocks: &[Block]) -> Vec<TargetRange> {
-    /// Smaller ones are read along.
-    const LARGE: u64 = 4096;
-    let first = blocks.partition_point(|block| block.start < range.start).saturating_sub(1);
     let mut parts = Vec::new();
-    let mut at = range.start;
-    for block in blocks[first..].iter().take_while(|block| block.start < range.end).filter(|block| block.size >= LARGE)
-    {
-        if at < block.start {
-            parts.push(TargetRange { start: at, end: block.start });
-        }
-        at = at.max(block.start.saturating_add(block.size));
-    }
-    if at < range.end {
-        parts.push(TargetRange { start: at, end: range.end });
-    }
+    let first = blocks.partition_point(|block| block.start < range.start).saturating_sub(1);
+    let large = blocks[first..].iter().take_while(|block| block.start < range.end).filter(|block| block.size >= LARGE);
+    range.each_outside(large.map(|block| TargetRange::with_len(block.start, block.size)), |part| parts.push(part));
     parts
 }
 

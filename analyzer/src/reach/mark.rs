@@ -11,7 +11,7 @@ use super::chain::{Holder, Holders};
 use super::interior::{Heuristics, Worth, worth};
 use super::scan::{Hit, Scanner, Span};
 use super::{Block, Input, LARGE, PAGE, ReachError, Scan};
-use crate::address::untagged;
+use crate::address::{TargetRange, untagged};
 use crate::target::memory::Memory;
 
 /// What is known of a block.
@@ -279,16 +279,9 @@ impl<'a> Marker<'a> {
         let Extent { start, end } = self.index.extent(tag);
         let left_out = self.input.left_out;
         let first = left_out.partition_point(|range| range.end <= start);
-        let mut at = start;
-        for range in left_out[first..].iter().take_while(|range| range.start < end) {
-            if at < range.start {
-                spans.push(Span { start: at, end: range.start, tag });
-            }
-            at = range.end;
-        }
-        if at < end {
-            spans.push(Span { start: at, end, tag });
-        }
+        TargetRange { start, end }.each_outside(left_out[first..].iter().copied(), |part| {
+            spans.push(Span { start: part.start, end: part.end, tag });
+        });
     }
 
     /// A word that leads into a block, found in one.

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use super::blocks::BlockIndex;
-use super::{Control, ReachError};
+use super::{Control, PAGE, ReachError};
 use crate::address::untagged;
 use crate::target::memory::Memory;
 
@@ -15,7 +15,6 @@ use crate::target::memory::Memory;
 const WINDOW: u64 = 1 << 20;
 /// Spans closer than this are read together.
 const GAP: u64 = 4096;
-const PAGE: u64 = 4096;
 /// Most bytes that are read ahead.
 const MOST_AHEAD: u64 = 64 << 10;
 /// Unreadable pages in a row that are tried one by one.

@@ -34,7 +34,11 @@ impl Learned {
         let loud = reachability.loud_pages();
         Self {
             lost: lost.map(|(_, block)| identity(block)).collect(),
-            quiet: searched.map(|(block, _)| (identity(block), quiet_parts(range_of(block), loud))).collect(),
+            quiet: searched
+                .map(|(block, _)| {
+                    (identity(block), quiet_parts(TargetRange::with_len(block.address, block.size), loud))
+                })
+                .collect(),
         }
     }
 
@@ -47,7 +51,9 @@ impl Learned {
             let cut = |range: &TargetRange| TargetRange { end: range.end.min(next), ..*range };
             match self.quiet.get(&identity(block)) {
                 Some(parts) => left_out.extend(parts.iter().map(cut).filter(|range| range.start < range.end)),
-                None if block.kind == ObjectKind::Payload => left_out.push(cut(&range_of(block))),
+                None if block.kind == ObjectKind::Payload => {
+                    left_out.push(cut(&TargetRange::with_len(block.address, block.size)))
+                }
                 None => (),
             }
         }
@@ -55,24 +61,11 @@ impl Learned {
     }
 }
 
-fn range_of(block: &LiveBlock) -> TargetRange {
-    TargetRange { start: block.address, end: block.address.saturating_add(block.size) }
-}
-
 /// What of a range lies in none of these pages, which ascend.
 fn quiet_parts(range: TargetRange, loud: &[u64]) -> Vec<TargetRange> {
     let mut parts = Vec::new();
     let first = loud.partition_point(|page| page.saturating_add(PAGE) <= range.start);
-    let mut at = range.start;
-    for &page in loud[first..].iter().take_while(|&&page| page < range.end) {
-        if at < page {
-            parts.push(TargetRange { start: at, end: page });
-        }
-        at = page.saturating_add(PAGE);
-    }
-    if at < range.end {
-        parts.push(TargetRange { start: at, end: range.end });
-    }
+    range.each_outside(loud[first..].iter().map(|&page| TargetRange::with_len(page, PAGE)), |part| parts.push(part));
     parts
 }
 

@@ -33,10 +33,7 @@ impl Checker<'_> {
             scan.blocks.iter().zip(&scan.list).filter(is_holder).map(|(_, searched)| *searched).collect();
         let mut in_vain = 0;
         for _ in 0..LOOKS {
-            if in_vain == IN_VAIN {
-                break;
-            }
-            if self.suspects.objects(&self.order.learned.lost) == 0 {
+            if in_vain == IN_VAIN || self.suspects.objects(&self.order.learned.lost) == 0 {
                 break;
             }
             std::thread::sleep(BETWEEN_LOOKS);
