@@ -439,7 +439,7 @@ fn look(
         let copied = copied.and_then(|first| {
             let missing = copy::missing(&prepared.list, first.ranges(), &maps);
             let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
-            Some(snapshot::Both(first, rest))
+            Some(snapshot::Both(first, rest)).filter(|_| !target.is_gone())
         });
         (prepared, copied)
     };
@@ -466,7 +466,12 @@ fn look(
         left_out: &[],
         control: &Control { progress: order.progress, cancel: order.cancel },
     };
-    search.run(drained, searched, Some(target), graph, formats)
+    let looked = search.run(drained, searched, Some(target), graph, formats)?;
+    // Killed in the middle of it, though it is held: what could not be read any more is not lost.
+    if copied.is_none() && target.is_gone() {
+        return Err(format!("pid {tid} was killed while its memory was read"));
+    }
+    Ok(looked)
 }
 
 /// What is known of the blocks before the search.
@@ -501,6 +506,9 @@ fn copy_all(
         let first = copying.join().ok().flatten()?;
         missing.extend(copy::missing(&list, first.ranges(), maps));
         let rest = Snapshot::take(target, missing, most.saturating_sub(first.bytes()))?;
+        if target.is_gone() {
+            return None;
+        }
         standing.release();
         *blocks = sorting.join().ok()?;
         Some((snapshot::Both(first, rest), objects, formats))
@@ -599,9 +607,10 @@ impl Search<'_> {
             && let Some(error) = process.and_then(ProcessMemory::failure)
         {
             let tid = self.tid;
-            return Err(format!(
-                "cannot read the memory of pid {tid}: {error} (run avleak as the same user, or as root)"
-            ));
+            let is_refused =
+                error.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root();
+            let remedy = if is_refused { " (run avleak as the same user, or as root)" } else { "" };
+            return Err(format!("cannot read the memory of pid {tid}: {error}{remedy}"));
         }
         let hidden = roots::hidden_ffmpegs(drained, maps);
         let notes = golang.unjudged.iter().map(go::note).chain(heap::another_allocator(maps)).collect();

@@ -287,6 +287,8 @@ fn nobody(pid: i32) -> String {
         return format!("there is no process {pid}");
     };
     match crate::target::maps::read_maps(tid) {
+        // Kernel threads have no mappings, and root may be one in a container only.
+        Err(error) if rustix::process::geteuid().is_root() => format!("cannot look at pid {pid}: {error}"),
         Err(_) => format!("cannot look at pid {pid}: ask as the user that it runs as, or as root"),
         Ok(maps) => {
             let has = |prefix: &str| {

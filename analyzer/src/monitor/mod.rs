@@ -64,7 +64,7 @@ struct State {
     doubtful: FxHashMap<String, Told>,
     /// By a group's id, [`PROCESS`] or [`GOROUTINES`].
     told: FxHashMap<String, Told>,
-    /// What grew at the last check.
+    /// What grew at one of the last [`series::WINDOW`] checks, and has not become fewer.
     #[serde(with = "as_json")]
     grew: Vec<Grown>,
 }
@@ -104,9 +104,28 @@ impl Monitor {
         (self.state.checks, self.state.failed)
     }
 
-    /// What grew at the last check: what it comes to is known though nobody may be there to look when the process ends.
+    /// What grew lately: what it comes to is known though nobody may be there to look when the process ends.
     pub fn grew(&self) -> &[Grown] {
         &self.state.grew
+    }
+
+    /// What grows at this check, and what did at one before and is still there: a server that chokes on its leak makes a pause in it, and what
+    /// is noticed just so is not at the next check.
+    fn grown_lately(&self, report: &Report) -> Vec<Grown> {
+        let mut all = self.growing(report);
+        let now: FxHashMap<&str, u64> = report.groups.iter().map(|group| (group.id.as_str(), group.count)).collect();
+        let is_there = |grown: &Grown| now.get(grown.group.as_str()).is_some_and(|&count| count >= grown.count);
+        let new: Vec<String> = all.iter().map(|grown| grown.group.clone()).collect();
+        let before = self.state.grew.iter().filter(|grown| !new.contains(&grown.group) && is_there(grown)).cloned();
+        let before = before.map(|grown| Grown { checks_ago: grown.checks_ago + 1, ..grown });
+        all.extend(before.filter(|grown| grown.checks_ago < series::WINDOW as u64));
+        // What frames and contexts are made of grows with them.
+        if all.iter().any(|grown| is_whole(&grown.object)) {
+            all.retain(|grown| is_whole(&grown.object));
+        }
+        all.sort_by(|a, b| b.per_hour.total_cmp(&a.per_hour));
+        all.truncate(MOST_GROWN);
+        all
     }
 
     fn growing(&self, report: &Report) -> Vec<Grown> {
@@ -119,17 +138,11 @@ impl Monitor {
                 count: group.count,
                 per_hour: growth.per_second * 3600.0,
                 checks: growth.checks as u64,
+                checks_ago: 0,
                 stack: group.stack.clone(),
             })
         };
-        // What frames and contexts are made of grows with them.
-        let mut all: Vec<(bool, Grown)> =
-            report.groups.iter().filter_map(|group| Some((is_whole(&group.object), grown(group)?))).collect();
-        if all.iter().any(|(whole, _)| *whole) {
-            all.retain(|(whole, _)| *whole);
-        }
-        all.sort_by(|a, b| b.1.per_hour.total_cmp(&a.1.per_hour));
-        all.into_iter().map(|(_, grown)| grown).take(MOST_GROWN).collect()
+        report.groups.iter().filter_map(grown).collect()
     }
 
     /// The series of a group, by its id.
@@ -144,7 +157,7 @@ impl Monitor {
             self.doubt(report);
         }
         self.record(report);
-        self.state.grew = self.growing(report);
+        self.state.grew = self.grown_lately(report);
         let mut findings = Vec::new();
         let whole_rises = |group: &Group| is_whole(&group.object) && self.series(&group.id).is_some_and(Series::rises);
         let parts_count = !report.groups.iter().any(whole_rises);

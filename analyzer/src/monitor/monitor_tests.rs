@@ -98,6 +98,28 @@ fn growth_is_told_with_its_slope_and_significance() {
     assert_eq!(monitor.alerts(), 2, "at 8, at 16, and none of the slow one");
 }
 
+/// A pause in what was lost at each check: soon it is no growth any more, and yet it has grown.
+#[test]
+fn what_grew_is_known_until_it_is_fewer_or_long_ago() {
+    let grew = |monitor: &Monitor| -> Vec<(u64, u64)> {
+        monitor.grew().iter().map(|grown| (grown.count, grown.checks_ago)).collect()
+    };
+    let mut grown = Monitor::new(settings(None, None, None), None);
+    (1..=8).for_each(|check| drop(grown.checked(&report(check, &[("a", u64::from(check) * 3)]))));
+    assert_eq!(grew(&grown), [(24, 0)]);
+    let mut stalled = Monitor::new(grown.settings.clone(), Some(&grown.state()));
+    let mut ago = Vec::new();
+    for check in 9..80 {
+        stalled.checked(&report(check, &[("a", 24)]));
+        ago.extend(grew(&stalled).into_iter().map(|(count, ago)| (count == 24).then_some(ago)));
+    }
+    let seen = ago.iter().take_while(|&&ago| ago == Some(0)).count();
+    assert!(seen < 8, "{ago:?}");
+    assert_eq!(ago[seen..], (1..series::WINDOW as u64).map(Some).collect::<Vec<_>>());
+    grown.checked(&report(9, &[("a", 3)]));
+    assert_eq!(grew(&grown), []);
+}
+
 /// A frame's refs and buffers grow with it, and are no second leak; where only refs grow it is they.
 /// A leak that was told of because it grows passes the threshold of frames all the same, and is told of then, once.
 #[test]

@@ -45,11 +45,15 @@ fn grew(grown: &Grown) -> String {
         Some(place) => format!(" by {} ({place})", name(frame)),
         None => format!(" by {}", name(frame)),
     });
+    let until = match grown.checks_ago {
+        0 => "at the last check".to_string(),
+        ago => format!("{} before the last one", counted(ago, "check")),
+    };
     format!(
-        "{}{}: {} at the last check, {} an hour over {} · group {}",
+        "{}{}: {} {until}, {} an hour over {} · group {}",
         grown.object,
         by.unwrap_or_default(),
-        grouped(grown.count),
+        counted(grown.count, "object"),
         two_digits(grown.per_hour),
         counted(grown.checks, "check"),
         grown.group

@@ -10,7 +10,7 @@ pub struct PostMortem {
     /// The last whole check while it lived. What that judged lost, and was never given back, stands in the groups with its class of then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_check: Option<LastCheck>,
-    /// What its monitor saw growing at its last check.
+    /// What its monitor saw growing at one of its last 48 checks, and was not fewer at the last one. The steepest first.
     #[serde(default)]
     pub grew: Vec<Grown>,
     /// The kernel wrote a core, or handed one to whoever takes them.
@@ -44,18 +44,21 @@ pub struct LastCheck {
 /// A group that grew, lost or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Grown {
-    /// The group's id at that check.
+    /// The group's id then.
     pub group: String,
     /// Its class then.
     pub class: Class,
     /// C type of its objects.
     pub object: String,
-    /// Objects at the last check.
+    /// Objects at the last check at which it grew.
     pub count: u64,
     /// Objects an hour.
     pub per_hour: f64,
     /// Over so many checks.
     pub checks: u64,
+    /// How many checks before the last one it was last seen growing; 0 at that one.
+    #[serde(default)]
+    pub checks_ago: u64,
     /// Who allocated, innermost first.
     pub stack: Vec<Frame>,
 }

@@ -477,6 +477,7 @@ fn post_mortem() -> PostMortem {
             count: 120,
             per_hour: 40.2,
             checks: 48,
+            checks_ago: 2,
             stack: in_pump(),
         }],
         dumped_core: Some(true),

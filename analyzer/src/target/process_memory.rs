@@ -45,6 +45,11 @@ impl ProcessMemory {
         }
     }
 
+    /// The thread, or the whole process, has ended: since when is not known, so that what was read is no picture of anything.
+    pub fn is_gone(&self) -> bool {
+        self.errno.load(Ordering::Relaxed) == libc::ESRCH
+    }
+
     fn read_part(&self, address: u64, buffer: &mut [u8]) -> usize {
         if let Some(opened) = self.file.get() {
             return self.read_file(opened.as_ref(), address, buffer);
@@ -73,8 +78,15 @@ impl ProcessMemory {
 
     fn read_file(&self, file: Option<&File>, address: u64, buffer: &mut [u8]) -> usize {
         match file.map(|file| file.read_at(buffer, address)) {
+            // It is as if it were empty, once the memory is gone.
+            Some(Ok(0)) if !buffer.is_empty() => {
+                self.errno.store(libc::ESRCH, Ordering::Relaxed);
+                0
+            }
             Some(Ok(got)) => {
-                self.errno.store(0, Ordering::Relaxed);
+                if !self.is_gone() {
+                    self.errno.store(0, Ordering::Relaxed);
+                }
                 got
             }
             // EIO: no such page.
@@ -231,6 +243,32 @@ mod tests {
         let memory = ProcessMemory::new(i32::MAX);
         assert_eq!(memory.read(4096, &mut [0; 8]), 0);
         assert_eq!(memory.failure().and_then(|e| e.raw_os_error()), Some(libc::ESRCH));
+    }
+
+    /// What the memory behind it comes to is the same to `process_vm_readv`, and to the file that stands in for it.
+    #[test]
+    fn a_process_that_ends_is_gone_by_either_way() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let tid = child.id() as i32;
+        let stack = || {
+            let maps = std::fs::read_to_string(format!("/proc/{tid}/maps")).unwrap();
+            let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
+            u64::from_str_radix(line.split_once('-')?.1.split_once(' ')?.0, 16).ok()
+        };
+        // The program's own, not what it had before exec.
+        let is_sleep = || std::fs::read(format!("/proc/{tid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"));
+        let top = std::iter::repeat_with(|| stack().filter(|_| is_sleep())).flatten().next().unwrap();
+        let (direct, by_file) = (ProcessMemory::new(tid), ProcessMemory::new(tid));
+        by_file.file.get_or_init(|| File::open(format!("/proc/{tid}/mem")).ok());
+        for memory in [&direct, &by_file] {
+            assert_eq!((memory.read(top - 64, &mut [0; 64]), memory.is_gone()), (64, false));
+            assert_eq!((memory.read(16, &mut [0; 8]), memory.is_gone()), (0, false));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for memory in [&direct, &by_file] {
+            assert_eq!((memory.read(top - 64, &mut [0; 64]), memory.is_gone()), (0, true));
+        }
     }
 
     #[test]

@@ -131,7 +131,13 @@ impl Checker<'_> {
             left_out: &left_out,
             control: &Control { progress: &|_, _| (), cancel: self.order.cancel },
         };
-        let looked = search.run(&drained, searched, Some(process), graph, formats)?;
+        let looked = search.run(&drained, searched, Some(process), graph, formats);
+        // In the middle of it, perhaps: what could not be read any more is not lost.
+        if process.is_gone() {
+            let lives_on = threads::live_thread(subject.pid).is_some_and(|other| other != tid);
+            return Err(if lives_on { format!("thread {tid}, by which it was read, ended") } else { ENDED.into() });
+        }
+        let looked = looked?;
         let all_stopped = stopped.as_ref().is_none_or(|stop| stop.all_stopped);
         let stopped = stopped.map_or(Duration::ZERO, |stop| stop.stopped);
         Ok(Scan { kind, left_out, drained, list, maps, blocks, looked, stopped, all_stopped })
