@@ -6,38 +6,15 @@
 //! changed, nothing is cancelled. Addresses share counts: then a cancellation is given up for nothing, which does no harm.
 //!
 //! Beside the count stands the ring in whose young table a block of such an address was put last: where another thread frees it, it looks
-//! there. That may be wrong for a block that shares its place, which is then freed as one that nobody keeps young.
+//! there. That may be wrong for a block that shares its place, which is then freed as one that nobody keeps young. It is the number of the
+//! ring + 1, 0 where there was none yet; in a forked child it may be one of the parent's.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
-use crate::sys;
+use crate::places;
 
-const PLACES: usize = 1 << 14;
 /// Bits of a count that are remembered: those that a young block's mark has room for.
 const MASK: u32 = (1 << 30) - 1;
-
-/// Both in one cache line, for both are wanted at once.
-#[repr(align(8))]
-struct Shared {
-    /// Of frees that emptied no young cell.
-    frees: AtomicU32,
-    /// Number of a ring + 1; 0: none yet. In a forked child it may be one of the parent's.
-    holder: AtomicU32,
-}
-
-static SHARED: [Shared; PLACES] = [const { Shared { frees: AtomicU32::new(0), holder: AtomicU32::new(0) } }; PLACES];
-
-#[inline(always)]
-fn shared(address: u64) -> &'static Shared {
-    let place = ((address >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 50) as usize;
-    &SHARED[place % PLACES]
-}
-
-/// What is known of `address` is asked for soon.
-#[inline(always)]
-pub fn fetch(address: u64) {
-    sys::fetch(shared(address));
-}
 
 /// The present count of `address`, 30 bits.
 ///
@@ -45,18 +22,18 @@ pub fn fetch(address: u64) {
 /// synchronization, and so sees the change that came before that free.
 #[inline(always)]
 pub fn count(address: u64) -> u32 {
-    shared(address).frees.load(Ordering::Relaxed) & MASK
+    places::of(address).frees.load(Ordering::Relaxed) & MASK
 }
 
 /// The owner of `ring` is about to keep the block at `address` young; the count of it.
 #[inline(always)]
 pub fn hold(address: u64, ring: u32) -> u32 {
-    let shared = shared(address);
+    let place = places::of(address);
     // Written only where it changes: the line stays in the caches of those who read the counts in it.
-    if shared.holder.load(Ordering::Relaxed) != ring + 1 {
-        shared.holder.store(ring + 1, Ordering::Relaxed);
+    if place.holder.load(Ordering::Relaxed) != ring + 1 {
+        place.holder.store(ring + 1, Ordering::Relaxed);
     }
-    shared.frees.load(Ordering::Relaxed) & MASK
+    place.frees.load(Ordering::Relaxed) & MASK
 }
 
 /// Whose young the block at `address` may be among, as the number of a ring.
@@ -64,11 +41,11 @@ pub fn hold(address: u64, ring: u32) -> u32 {
 /// Relaxed: where this comes too late, a block is not found, or not where it is looked for.
 #[inline(always)]
 pub fn holder(address: u64) -> Option<u32> {
-    shared(address).holder.load(Ordering::Relaxed).checked_sub(1)
+    places::of(address).holder.load(Ordering::Relaxed).checked_sub(1)
 }
 
 /// `address` is about to be given back, and no young cell is emptied by that.
 #[inline(always)]
 pub fn note(address: u64) {
-    shared(address).frees.fetch_add(1, Ordering::Relaxed);
+    places::of(address).frees.fetch_add(1, Ordering::Relaxed);
 }

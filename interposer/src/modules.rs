@@ -11,6 +11,7 @@ use avleak_wire::layout as wire;
 use framehop::{Unwinder as _, UnwinderNative};
 
 use crate::elf::{Dynamic, Layout};
+use crate::hot::HOT;
 use crate::{arena, golang, known, python, segment, sys};
 
 /// The unwinder of one module.
@@ -47,8 +48,6 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 static LOADER_GENERATION: AtomicU32 = AtomicU32::new(1);
 static ANY_GO: AtomicBool = AtomicBool::new(false);
 static ADDING: AtomicBool = AtomicBool::new(false);
-/// Changes whenever what [`find`] answers may change: caches of its answers are dropped then.
-static TABLE_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// glibc's `struct dl_find_object` (dlfcn.h, 2.35).
 #[repr(C)]
@@ -224,7 +223,7 @@ pub fn unloads() -> u64 {
 pub fn note_unload() {
     LOADER_GENERATION.fetch_add(1, Ordering::AcqRel);
     known::forget();
-    TABLE_GENERATION.fetch_add(1, Ordering::AcqRel);
+    HOT.table_generation.fetch_add(1, Ordering::AcqRel);
 }
 
 /// Module record `number` − 1 is one of FFmpeg's; 0 is no module.
@@ -249,10 +248,10 @@ pub fn go_code(number: u32) -> golang::Code {
     unsafe { known.load(Ordering::Acquire).as_ref() }.map_or((0, 0), |module| module.go)
 }
 
-/// Changes whenever an answer of [`find`] may.
+/// Changes whenever an answer of [`find`] may: caches of its answers are dropped then.
 #[inline(always)]
 pub fn table_generation() -> u64 {
-    TABLE_GENERATION.load(Ordering::Acquire)
+    HOT.table_generation.load(Ordering::Acquire)
 }
 
 fn lookup(address: u64) -> Option<&'static Module> {
@@ -433,7 +432,7 @@ fn replace_snapshot(module: &'static Module) -> Option<()> {
     let at = list.partition_point(|entry| entry.0 < module.layout.start);
     list.insert(at, (module.layout.start, module.layout.end, module));
     SNAPSHOT.store(Box::into_raw(Box::new(Snapshot(list))), Ordering::Release);
-    TABLE_GENERATION.fetch_add(1, Ordering::AcqRel);
+    HOT.table_generation.fetch_add(1, Ordering::AcqRel);
     Some(())
 }
 

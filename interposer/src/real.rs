@@ -3,36 +3,31 @@
 use core::ffi::{CStr, c_int, c_void};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+use crate::hot::HOT;
+
 type Pointer = *mut c_void;
 
 /// One real function, found once.
+#[derive(Clone, Copy)]
 pub struct Real {
     name: &'static CStr,
-    address: AtomicPtr<c_void>,
+    address: &'static AtomicPtr<c_void>,
 }
 
-/// Where in a [`Real`] its address lies, for the stubs.
-#[cfg(target_arch = "x86_64")]
-pub const ADDRESS: usize = core::mem::offset_of!(Real, address);
-
 impl Real {
-    const fn new(name: &'static CStr) -> Self {
-        Self { name, address: AtomicPtr::new(core::ptr::null_mut()) }
-    }
-
     /// Its address; null where the next libraries do not have it.
     #[inline(always)]
-    pub fn address(&self) -> Pointer {
+    pub fn address(self) -> Pointer {
         self.address.load(Ordering::Relaxed)
     }
 
     /// The same, looked for where it was asked before our constructor ran.
-    pub fn known(&self) -> Pointer {
+    pub fn known(self) -> Pointer {
         self.resolve();
         self.address()
     }
 
-    fn resolve(&self) {
+    fn resolve(self) {
         if self.address().is_null() {
             // RTLD_NEXT finds the definition after this library in load order.
             let found = crate::loader::symbol(libc::RTLD_NEXT, self.name);
@@ -42,22 +37,29 @@ impl Real {
 }
 
 macro_rules! reals {
-    ($($constant:ident $name:literal,)*) => {
-        $(#[doc = concat!("The real ", $name, ".")] pub static $constant: Real = Real::new(
-            match CStr::from_bytes_with_nul(concat!($name, "\0").as_bytes()) { Ok(name) => name, Err(_) => panic!() });)*
+    ($($constant:ident $name:literal $($hot:ident)?,)*) => {
+        $(#[doc = concat!("The real ", $name, ".")] pub const $constant: Real = Real {
+            name: match CStr::from_bytes_with_nul(concat!($name, "\0").as_bytes()) { Ok(name) => name, Err(_) => panic!() },
+            address: reals!(@ $($hot)?),
+        };)*
         /// Finds all of them. Called before main, and by the first hook that finds itself without.
         pub fn resolve_all() {
             $($constant.resolve();)*
         }
     };
+    (@ $hot:ident) => { &HOT.$hot };
+    (@) => {{
+        static ADDRESS: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+        &ADDRESS
+    }};
 }
 
 reals! {
-    MALLOC "malloc",
-    CALLOC "calloc",
-    REALLOC "realloc",
-    FREE "free",
-    POSIX_MEMALIGN "posix_memalign",
+    MALLOC "malloc" malloc,
+    CALLOC "calloc" calloc,
+    REALLOC "realloc" realloc,
+    FREE "free" free,
+    POSIX_MEMALIGN "posix_memalign" posix_memalign,
     MEMALIGN "memalign",
     ALIGNED_ALLOC "aligned_alloc",
     VALLOC "valloc",

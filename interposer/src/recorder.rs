@@ -16,7 +16,7 @@ use crate::known::Known;
 use crate::segment::Segment;
 use crate::thread::{self, ThreadState};
 use crate::unwind::Registers;
-use crate::{arm, control, foreign, settings, sys, told};
+use crate::{arm, control, foreign, places, settings, sys, told};
 
 /// Runs `work` with this thread's state; `None` where our code is running already, or no ring is to be had: an event is lost then.
 #[inline(always)]
@@ -120,7 +120,7 @@ fn young(state: &ThreadState, stamp: u64, address: u64, size: u64, known: Known)
 /// `address` was returned by the allocator.
 #[inline(always)]
 pub fn allocated(generation: u32, caller: Registers, address: u64, size: u64) {
-    foreign::fetch(address);
+    places::fetch(address);
     let done = with_state(generation, caller.sp, |state| {
         sys::fetch(state.ring.young_place(address));
         // The stamp before the stack: it waits for all that was begun before it, and nothing here needs to wait for the stack.
@@ -269,8 +269,7 @@ fn ends(generation: u32, state: &mut ThreadState, index: Option<u32>, caller: Re
 /// `address` is about to be given back.
 #[inline(always)]
 pub fn freeing(generation: u32, caller: Registers, address: u64) {
-    foreign::fetch(address);
-    told::fetch(address);
+    places::fetch(address);
     let done = with_state(generation, caller.sp, |state| {
         let end = End { kind: KIND_FREE, address, stamp: None, fate: fate(address), stack: None };
         if let Some(index) = own_young(state, address) {

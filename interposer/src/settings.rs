@@ -2,11 +2,12 @@
 
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use avleak_wire::options::{self, Problem, Values};
 use avleak_wire::registration::{PATIENCE_MS, PATIENCE_VARIABLE};
 
+use crate::hot::HOT;
 use crate::say::{self, Cause};
 
 const BYTES: usize = 4096;
@@ -79,7 +80,6 @@ const WORKING_FOLDER: &CStr = c"AVLEAK_CWD";
 static MAIN_STACK_END: AtomicU64 = AtomicU64::new(0);
 static REGISTRATION_MS: AtomicU64 = AtomicU64::new(PATIENCE_MS);
 static PATIENCE_NS: AtomicU64 = AtomicU64::new(50_000_000);
-static VERIFY: AtomicBool = AtomicBool::new(false);
 
 fn environment(name: &CStr) -> Option<&'static [u8]> {
     // SAFETY: before main; the string is copied at once.
@@ -213,7 +213,7 @@ pub fn read_options() {
                 let ms: u64 = value.parse().unwrap_or(50);
                 PATIENCE_NS.store(ms * 1_000_000, Ordering::Relaxed);
             }
-            "verify" => VERIFY.store(value == "1", Ordering::Relaxed),
+            "verify" => HOT.verify.store(value == "1", Ordering::Relaxed),
             // The analyzer's.
             _ => (),
         },
@@ -286,5 +286,5 @@ pub fn registration_patience_ns() -> u64 {
 /// Every stack is unwound twice.
 #[inline(always)]
 pub fn verify() -> bool {
-    VERIFY.load(Ordering::Relaxed)
+    HOT.verify.load(Ordering::Relaxed)
 }

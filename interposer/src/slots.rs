@@ -402,13 +402,13 @@ fn patch(layout: &Layout) -> Found {
 fn hook_past_us(slot: &Slot) -> Option<u64> {
     use crate::real;
     let family = [
-        (&real::MALLOC, c"malloc"),
-        (&real::CALLOC, c"calloc"),
-        (&real::REALLOC, c"realloc"),
-        (&real::FREE, c"free"),
-        (&real::POSIX_MEMALIGN, c"posix_memalign"),
-        (&real::MEMALIGN, c"memalign"),
-        (&real::ALIGNED_ALLOC, c"aligned_alloc"),
+        (real::MALLOC, c"malloc"),
+        (real::CALLOC, c"calloc"),
+        (real::REALLOC, c"realloc"),
+        (real::FREE, c"free"),
+        (real::POSIX_MEMALIGN, c"posix_memalign"),
+        (real::MEMALIGN, c"memalign"),
+        (real::ALIGNED_ALLOC, c"aligned_alloc"),
     ];
     let bound = slot.bound();
     if bound == 0 || family.iter().all(|(real, _)| real.address() as u64 != bound) {

@@ -8,6 +8,7 @@
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 
+use crate::hot::{HOT, Hot};
 use crate::{control, hooks, loader, real, sandbox};
 
 /// The code of a stub. With a real function behind it: jumps there where the control page says so ([`control::Page`]) and the function is
@@ -23,7 +24,7 @@ macro_rules! stub {
             hook = sym $hook,
         )
     };
-    ($hook:path, $sp:literal $bp:literal $real:path) => {
+    ($hook:path, $sp:literal $bp:literal $real:ident) => {
         naked_asm!(
             "mov rax, qword ptr [rip + {real} + {address}]",
             "cmp qword ptr [rip + {page}], 0",
@@ -36,12 +37,12 @@ macro_rules! stub {
             concat!("mov ", $bp, ", rbp"),
             "jmp {hook}",
             hook = sym $hook,
-            real = sym $real,
-            address = const real::ADDRESS,
+            real = sym HOT,
+            address = const core::mem::offset_of!(Hot, $real),
             page = sym control::ARMED_PAGE,
         )
     };
-    ($hook:path, $sp:literal $bp:literal $real:path, early) => {
+    ($hook:path, $sp:literal $bp:literal $real:ident, early) => {
         naked_asm!(
             "mov rax, qword ptr [rip + {real} + {address}]",
             "cmp qword ptr [rip + {page}], 0",
@@ -59,8 +60,8 @@ macro_rules! stub {
             concat!("mov ", $bp, ", rbp"),
             "jmp {hook}",
             hook = sym $hook,
-            real = sym $real,
-            address = const real::ADDRESS,
+            real = sym HOT,
+            address = const core::mem::offset_of!(Hot, $real),
             page = sym control::ARMED_PAGE,
             early = sym real::EARLY,
             early_bytes = const real::EARLY_BYTES,
@@ -69,7 +70,7 @@ macro_rules! stub {
 }
 
 macro_rules! stubs {
-    ($($name:ident($($argument:ty),*) $(-> $result:ty)? : $sp:literal $bp:literal $($real:path $(, $early:ident)?)?;)*) => {
+    ($($name:ident($($argument:ty),*) $(-> $result:ty)? : $sp:literal $bp:literal $($real:ident $(, $early:ident)?)?;)*) => {
         $(
             #[doc = concat!(stringify!($name), ": see [`hooks::", stringify!($name), "`].")]
             #[unsafe(naked)]
@@ -92,11 +93,11 @@ macro_rules! stubs {
 }
 
 stubs! {
-    malloc(usize) -> *mut c_void: "rsi" "rdx" real::MALLOC;
-    calloc(usize, usize) -> *mut c_void: "rdx" "rcx" real::CALLOC;
-    realloc(*mut c_void, usize) -> *mut c_void: "rdx" "rcx" real::REALLOC, early;
+    malloc(usize) -> *mut c_void: "rsi" "rdx" malloc;
+    calloc(usize, usize) -> *mut c_void: "rdx" "rcx" calloc;
+    realloc(*mut c_void, usize) -> *mut c_void: "rdx" "rcx" realloc, early;
     reallocarray(*mut c_void, usize, usize) -> *mut c_void: "rcx" "r8";
-    free(*mut c_void): "rsi" "rdx" real::FREE, early;
+    free(*mut c_void): "rsi" "rdx" free, early;
     free_sized(*mut c_void, usize): "rdx" "rcx";
     free_aligned_sized(*mut c_void, usize, usize): "rcx" "r8";
     posix_memalign(*mut *mut c_void, usize, usize) -> c_int: "rcx" "r8";

@@ -7,10 +7,12 @@
 use core::arch::asm;
 use core::sync::atomic::AtomicU32;
 #[cfg(target_arch = "x86_64")]
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 #[cfg(target_arch = "aarch64")]
 pub use crate::aarch64::clock::{stamp_after, stamp_before};
+#[cfg(target_arch = "x86_64")]
+use crate::hot::HOT;
 use crate::sandbox::{self, Call};
 
 /// Runs `work` and gives the host its errno back.
@@ -60,9 +62,6 @@ pub fn choose_clock() -> bool {
     true
 }
 
-#[cfg(target_arch = "x86_64")]
-static USE_TSC: AtomicBool = AtomicBool::new(false);
-
 /// Decides which clock stamps are from; true: the TSC.
 #[cfg(target_arch = "x86_64")]
 pub fn choose_clock() -> bool {
@@ -70,7 +69,7 @@ pub fn choose_clock() -> bool {
     // Bit 8 of EDX: invariant TSC (Intel SDM vol. 3B, 18.17.1). RDTSCP is bit 27 of 0x8000_0001.
     let invariant = highest >= 0x8000_0007 && core::arch::x86_64::__cpuid(0x8000_0007).edx & (1 << 8) != 0;
     let rdtscp = highest >= 0x8000_0001 && core::arch::x86_64::__cpuid(0x8000_0001).edx & (1 << 27) != 0;
-    USE_TSC.store(invariant && rdtscp, Ordering::Relaxed);
+    HOT.counts_ticks.store(invariant && rdtscp, Ordering::Relaxed);
     invariant && rdtscp
 }
 
@@ -94,7 +93,7 @@ pub fn fetch<T>(what: &T) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub fn stamp_after() -> u64 {
-    if USE_TSC.load(Ordering::Relaxed) {
+    if HOT.counts_ticks.load(Ordering::Relaxed) {
         let (low, high): (u32, u32);
         // SAFETY: checked by `choose_clock`. RDTSCP waits until all earlier instructions are executed.
         unsafe { asm!("rdtscp", out("eax") low, out("edx") high, out("ecx") _, options(nostack, preserves_flags)) };
@@ -108,7 +107,7 @@ pub fn stamp_after() -> u64 {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub fn stamp_before() -> u64 {
-    if USE_TSC.load(Ordering::Relaxed) {
+    if HOT.counts_ticks.load(Ordering::Relaxed) {
         let (low, high): (u32, u32);
         // SAFETY: RDTSC reads a counter. Not marked `nomem`, so that the real free is not moved before it.
         unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nostack, preserves_flags)) };

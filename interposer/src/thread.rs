@@ -78,25 +78,33 @@ fn slot() -> &'static Slot {
 }
 
 /// A thread's own part of the recorder. Lives in the arena; goes to the next owner with the ring.
+///
+/// In this order: what each call needs lies in the first three lines.
+#[repr(C, align(64))]
 pub struct ThreadState {
-    lock: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
     /// The ring.
     pub ring: Producer,
-    /// The ring's number.
-    pub index: u32,
-    /// What the producer last saw of the reader's position.
-    pub known_tail: u64,
-    /// For how long no more is waited for a reader that stands still.
-    pub stalled_at_tail: Option<u64>,
     /// Where the ring lies.
     pub segment: &'static segment::Segment,
-    /// Stacks of which the two witnesses were compared.
-    pub compared: Compared,
+    /// What the producer last saw of the reader's position.
+    pub known_tail: u64,
+    /// The ring's number.
+    pub index: u32,
     /// The unwinder's own.
     pub unwinding: Unwinding,
     /// Python's callers.
     pub python: Python,
+    /// For how long no more is waited for a reader that stands still.
+    pub stalled_at_tail: Option<u64>,
+    /// Stacks of which the two witnesses were compared.
+    pub compared: Compared,
+    lock: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
 }
+
+const _: () = assert!(
+    core::mem::offset_of!(ThreadState, unwinding) + Unwinding::OFTEN_NEEDED <= 192,
+    "what each call needs lies in the first three lines"
+);
 
 /// Stacks that made an object which av_frame_alloc or its kin returned, and of which the analyzer was told so. Small: it may be told again.
 pub struct Compared([u32; 64]);

@@ -20,7 +20,9 @@ const WAYS: u64 = 4;
 /// The pool, in words of eight bytes: what is used at first …
 const FIRST_WORDS: u64 = 2048;
 /// … and what may be.
-const MOST_WORDS: u64 = 9216;
+const MOST_WORDS: u64 = 8192;
+const _: () =
+    assert!(FIRST_WORDS.is_power_of_two() && MOST_WORDS.is_power_of_two(), "a place is told without a division");
 /// Most words that a trace reads; a longer one is followed step by step.
 pub const MOST_READS: usize = 384;
 /// A pool that was written through within fewer look-ups than this is too small.
@@ -30,17 +32,20 @@ const ONE_OF: u32 = 16;
 /// … and where traces are rarely found again, one of these.
 const ONE_OF_MANY: u32 = 512;
 
+/// In a record: the two that came after it.
+const AFTER: usize = 4;
 /// Words of a record before its values.
-const HEAD: usize = 5;
+const HEAD: usize = 6;
 
 /// A thread's traces.
 ///
-/// A record in the pool: pc, sp, bp; one word of node (32 bits), quads of words (16), libav (1), bp matters (1); the position of the
-/// record that was found after this one; then the values; then the offsets, four to a word. The last quad is filled up with the first
+/// A record in the pool: pc, sp, bp; one word of node (32 bits), quads of words (16), libav (1), bp matters (1); the positions of the two
+/// records that were found after this one, [`AFTER`]; then the values; then the offsets, four to a word. The last quad is filled up with the first
 /// word.
+#[repr(C)]
 pub struct Traces {
-    /// `SETS * WAYS` words: position of the record (48 bits), tag (16). Zeroed, for good.
-    index: *mut u64,
+    /// The records that came after the one found last, before: programs repeat themselves, and where they go two ways, by turns.
+    expects: [u64; 2],
     pool: *mut u64,
     /// Words of the pool in use.
     words: u64,
@@ -49,9 +54,11 @@ pub struct Traces {
     /// Records before this are forgotten.
     oldest: u64,
     looked: u64,
-    looked_at_wrap: u64,
     /// The record found last.
     last: u64,
+    /// `SETS * WAYS` words: position of the record (48 bits), tag (16). Zeroed, for good.
+    index: *mut u64,
+    looked_at_wrap: u64,
     /// The pool was written through at its present size.
     full: bool,
     /// Known stacks that were no traces, since the pool was last written through.
@@ -80,6 +87,7 @@ impl Traces {
             looked: 0,
             looked_at_wrap: 0,
             last: 0,
+            expects: [0; 2],
             full: false,
             missed: 0,
             let_in: ONE_OF,
@@ -98,26 +106,30 @@ impl Traces {
         (at.pc ^ at.sp.rotate_left(23) ^ callers.rotate_left(43)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
+    /// Where in the pool a record lies.
+    #[inline(always)]
+    fn place_of(&self, position: u64) -> usize {
+        (position & (self.words - 1)) as usize
+    }
+
     #[inline(always)]
     fn is_whole(&self, position: u64) -> bool {
         position >= self.oldest.max(self.next.wrapping_sub(self.words))
     }
 
-    /// The stack from `at`, if it is the one that came after the one before last time, and still true: programs repeat themselves.
+    /// The stack from `at`, if it is one of those that came after the one before, and still true.
     #[inline(always)]
     pub fn expected(&mut self, at: &Registers) -> Option<Known> {
-        if !self.is_whole(self.last) || self.index.is_null() {
-            return None;
+        for position in self.expects {
+            if self.is_whole(position)
+                && let Some(known) = self.holds(position, at)
+            {
+                self.looked += 1;
+                self.found(position);
+                return Some(known);
+            }
         }
-        // SAFETY: a whole record inside the pool.
-        let position = unsafe { *self.pool.add((self.last % self.words) as usize + 4) };
-        if !self.is_whole(position) {
-            return None;
-        }
-        let known = self.holds(position, at)?;
-        self.looked += 1;
-        self.last = position;
-        Some(known)
+        None
     }
 
     /// The stack from `at`, if it is known and still true. `callers` tells stacks of one place apart: any function of
@@ -142,22 +154,40 @@ impl Traces {
             }
             if let Some(known) = self.holds(position, at) {
                 self.looked += 1;
-                if self.is_whole(self.last) {
-                    // SAFETY: a whole record inside the pool.
-                    unsafe { *self.pool.add((self.last % self.words) as usize + 4) = position };
-                }
-                self.last = position;
+                self.came_after(position);
+                self.found(position);
                 return Some(known);
             }
         }
         None
     }
 
+    /// The record at `position` was found, of which a line is at hand now: those behind it are looked at next time.
+    #[inline(always)]
+    fn found(&mut self, position: u64) {
+        self.last = position;
+        // SAFETY: a whole record inside the pool.
+        self.expects = unsafe { *self.pool.add(self.place_of(position) + AFTER).cast() };
+    }
+
+    /// The record at `position` came after the one found last, in which that is kept in place of what came first.
+    #[inline(always)]
+    fn came_after(&self, position: u64) {
+        if !self.is_whole(self.last) {
+            return;
+        }
+        // SAFETY: a whole record inside the pool.
+        let after: &mut [u64; 2] = unsafe { &mut *self.pool.add(self.place_of(self.last) + AFTER).cast() };
+        if after[0] != position {
+            *after = [position, after[0]];
+        }
+    }
+
     #[inline(always)]
     fn holds(&self, position: u64, at: &Registers) -> Option<Known> {
         // SAFETY: a position that is not yet overwritten is that of a whole record inside the pool.
         unsafe {
-            let record = self.pool.add((position % self.words) as usize);
+            let record = self.pool.add(self.place_of(position));
             let meta = *record.add(3);
             if *record != at.pc || *record.add(1) != at.sp || meta >> 49 != 0 && *record.add(2) != at.bp {
                 return None;
@@ -205,7 +235,7 @@ impl Traces {
         self.next += record_words;
         // SAFETY: `record_words` words from the position on lie inside the pool, see above.
         unsafe {
-            let record = self.pool.add((position % self.words) as usize);
+            let record = self.pool.add(self.place_of(position));
             record.write(at.pc);
             record.add(1).write(at.sp);
             record.add(2).write(at.bp);
@@ -213,7 +243,7 @@ impl Traces {
                 u64::from(known.node) | (quads as u64) << 32 | u64::from(known.libav) << 48 | u64::from(uses_bp) << 49,
             );
             // Nothing came after it yet: position 0 is before the oldest.
-            record.add(4).write(0);
+            record.add(AFTER).cast::<[u64; 2]>().write([0; 2]);
             let values = record.add(HEAD);
             let offsets = values.add(4 * quads);
             for quad in 0..quads {

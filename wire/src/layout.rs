@@ -5,7 +5,7 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 /// The first eight bytes of a segment.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"avleak\0\x01");
 /// A reader refuses another major version.
-pub const MAJOR: u16 = 4;
+pub const MAJOR: u16 = 5;
 /// Minor versions only add fields where zero meant "absent".
 pub const MINOR: u16 = 0;
 
@@ -233,14 +233,15 @@ pub struct RingHeader {
     pub owners: AtomicU32,
     /// Zero.
     pub reserved: AtomicU32,
+    /// Producer: allocations that were given back young, so that neither event was published. In one line with the other words that are written
+    /// at each call.
+    pub cancelled: AtomicU64,
     /// Producer: events lost because the ring stayed full.
     pub dropped: AtomicU64,
     /// Producer: nanoseconds spent waiting for a full ring.
     pub waited_ns: AtomicU64,
     /// Producer: calls seen by the second witness, by [`API_NAMES`].
     pub calls: [AtomicU64; 16],
-    /// Producer: allocations that were given back young, so that neither event was published.
-    pub cancelled: AtomicU64,
     /// Keeps the consumer's word on a cache line of its own.
     pub padding: [AtomicU64; 10],
     /// Consumer: events consumed so far (release after they were copied).

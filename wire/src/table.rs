@@ -28,7 +28,29 @@ impl<M: RingMemory> Producer<M> {
     #[inline(always)]
     pub fn find_young(&self, address: u64) -> Option<u32> {
         let (set, tag) = (Self::set_of(address), tag_of(address));
-        (set..set + M::WAYS).find(|&index| self.young(index).tag() == tag)
+        self.ways_of(set, |cell| cell.tag() == tag).first().map(|way| set + way)
+    }
+
+    /// Of a full set the cell that was filled first, with its tag: none where others are busy with all of them.
+    #[inline(always)]
+    fn oldest_of(&self, set: u32) -> Option<(u32, u64)> {
+        let ways = u64::from(M::WAYS - 1);
+        let stamp_and_way = |way: u32| {
+            let cell = self.young(set + way);
+            // Another thread may have emptied it meanwhile.
+            let is_out = cell.tag() == 0 || cell.tag() & CLAIMED != 0;
+            if is_out { u64::MAX } else { cell.stamp() & !ways | u64::from(way) }
+        };
+        let oldest = (0..M::WAYS).map(stamp_and_way).fold(u64::MAX, u64::min);
+        let way = (oldest & ways) as u32;
+        let known = self.young(set + way).tag();
+        (oldest != u64::MAX && known != 0 && known & CLAIMED == 0).then_some((way, known))
+    }
+
+    /// Those cells of a set of which `is` holds. All are looked at, without a branch: in which one an address lies nobody can foresee.
+    #[inline(always)]
+    fn ways_of(&self, set: u32, is: impl Fn(&EventCell) -> bool) -> Ways {
+        Ways((0..M::WAYS).fold(0, |ways, way| ways | u32::from(is(self.young(set + way))) << way))
     }
 
     /// The cell that holds `address`, where nobody gave the block back since it was put there: `foreign`, the count of such frees, is
@@ -67,35 +89,24 @@ impl<M: RingMemory> Producer<M> {
         let (set, tag) = (Self::set_of(young.address), tag_of(young.address));
         // Each further round is one in which another thread emptied or claimed a cell of the set, as it can do once for each.
         for _ in 0..=M::WAYS {
-            let (mut oldest, mut oldest_tag, mut oldest_stamp) = (None, 0, u64::MAX);
-            let mut empty = None;
-            for index in set..set + M::WAYS {
-                let cell = self.young(index);
-                match cell.tag() {
-                    0 => empty = empty.or(Some(index)),
-                    known if known == tag => {
-                        if is_the_same_block(cell, young) {
-                            cell.empty();
-                            return Place::Empty(index);
-                        }
-                        // Somebody else gave that one back. Both its events are told.
-                        (empty, oldest, oldest_tag) = (None, Some(index), tag);
-                        break;
-                    }
-                    known if known & CLAIMED != 0 => (),
-                    known => {
-                        let stamp = cell.stamp();
-                        if stamp < oldest_stamp {
-                            (oldest, oldest_tag, oldest_stamp) = (Some(index), known, stamp);
-                        }
-                    }
+            if let Some(way) = self.ways_of(set, |cell| cell.tag() == tag).first() {
+                let cell = self.young(set + way);
+                if is_the_same_block(cell, young) {
+                    cell.empty();
+                    return Place::Empty(set + way);
                 }
+                // Somebody else gave that one back. Both its events are told.
+                if cell.claim(tag) {
+                    return Place::Claimed(set + way);
+                }
+                continue;
             }
-            match (empty, oldest) {
-                (Some(index), _) => return Place::Empty(index),
-                (None, Some(index)) if self.young(index).claim(oldest_tag) => return Place::Claimed(index),
-                (None, Some(_)) => (),
-                (None, None) => return Place::None,
+            if let Some(way) = self.ways_of(set, |cell| cell.tag() == 0).first() {
+                return Place::Empty(set + way);
+            }
+            let Some((way, known)) = self.oldest_of(set) else { return Place::None };
+            if self.young(set + way).claim(known) {
+                return Place::Claimed(set + way);
             }
         }
         Place::None
@@ -124,6 +135,17 @@ impl<M: RingMemory> Producer<M> {
 #[cold]
 fn is_the_same_block(cell: &EventCell, young: &Young) -> bool {
     (cell.held().mark ^ young.mark) & !OBJECT == 0
+}
+
+/// Some cells of a set, a bit each.
+#[derive(Clone, Copy)]
+struct Ways(u32);
+
+impl Ways {
+    #[inline(always)]
+    fn first(self) -> Option<u32> {
+        (self.0 != 0).then(|| self.0.trailing_zeros())
+    }
 }
 
 /// Where a new block goes.

@@ -22,7 +22,7 @@ macro_rules! offsets {
 #[test]
 fn versions_and_limits() {
     assert_eq!(MAGIC.to_le_bytes(), *b"avleak\0\x01");
-    assert_eq!((MAJOR, MINOR), (4, 0));
+    assert_eq!((MAJOR, MINOR), (5, 0));
     assert_eq!((PAGE, MAX_MODULES, MAX_NODES, MAX_RINGS, RING_EVENTS), (4096, 4096, 4_194_304, 4096, 2048));
     assert_eq!((MODULE_PATH_BYTES, BUILD_ID_BYTES), (424, 32));
     assert_eq!((YOUNG_SLOTS, DEATH_SLOTS), (512, 1024));
@@ -113,10 +113,10 @@ fn the_header_of_a_ring() {
         owner_tid 12,
         owners 16,
         reserved 20,
-        dropped 24,
-        waited_ns 32,
-        calls 40,
-        cancelled 168,
+        cancelled 24,
+        dropped 32,
+        waited_ns 40,
+        calls 48,
         padding 176,
         tail 256,
     });

@@ -28,6 +28,7 @@ use crate::report::model::{Check, Ended, Level, MemoryMeans, Report};
 use crate::report::post_mortem::PostMortem;
 use crate::session::drain::Drained;
 use crate::session::saved::{Moment, Saved};
+use crate::symbols::go_image::GoImage;
 use crate::target::core::{Core, CoreMemory, Hints, Sources};
 use crate::target::maps::{self, Mapping};
 use crate::target::memory::Memory;
@@ -146,8 +147,12 @@ fn look(
     let mapped: Vec<TargetRange> = maps.iter().map(|mapping| mapping.range).collect();
     drained.live.returned.forget_unmapped(&mapped);
     let touched = Touched::told(memory.inner().written());
-    let file_of = |mapping: &Mapping| memory.inner().file_of(mapping);
-    let golang = GoProcess::discover_in(&file_of, maps, threads, memory);
+    let go_behind = |mapping: &Mapping| {
+        let file = memory.inner().file_of(mapping)?;
+        let image = GoImage::open(&file)?;
+        Some((file, image))
+    };
+    let golang = GoProcess::discover_in(&go_behind, maps, threads, memory);
     let Prepared { graph, formats, list, python } = prepare(drained, blocks, memory, maps);
     let search = Search {
         tid: threads.first().map_or(0, |thread| thread.tid),

@@ -14,6 +14,8 @@ use object::read::ReadCache;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol, elf};
 
+use crate::symbols::blocks::Blocks;
+
 /// The judgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Preflight {
@@ -184,12 +186,12 @@ fn judge_file(path: &Path, search: Option<&OsStr>, depth: usize) -> Option<Findi
         }
         _ => {}
     }
-    judge_elf(path, file)
+    judge_elf(path, &file)
 }
 
-fn judge_elf(path: &Path, file: File) -> Option<Finding> {
+fn judge_elf(path: &Path, file: &File) -> Option<Finding> {
     let name = path.display();
-    let cache = ReadCache::new(file);
+    let cache = ReadCache::new(Blocks::new(file));
     let Ok(parsed) = ElfFile64::<Endianness, _>::parse(&cache) else {
         let message = format!("cannot start {name}: its ELF headers are damaged (build or install it again)");
         return Some((Problem::NotExecutable, message));

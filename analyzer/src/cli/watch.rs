@@ -402,7 +402,7 @@ impl Watch {
     fn await_death(&self, session: &Session) {
         let number = session.number;
         let (pid, pidfd) = (session.pid, session.pidfd.as_ref().and_then(|fd| fd.try_clone().ok()));
-        let sender = self.sender.clone();
+        let (sender, is_traced) = (self.sender.clone(), session.untraced.is_none());
         let spawned = std::thread::Builder::new().name(format!("await-{}", session.pid)).spawn(move || {
             match &pidfd {
                 Some(pidfd) => {
@@ -419,8 +419,10 @@ impl Watch {
             }
             // As soon as may be: it is its parent's to take away.
             let how = ExitStatus::of(pid, pidfd.as_ref());
-            // The tracer knows more: it speaks first.
-            std::thread::sleep(GRACE);
+            // The tracer knows more: it speaks first. Where there is none the kernel may still have to be asked once more.
+            if is_traced || how.is_none() {
+                std::thread::sleep(GRACE);
+            }
             let how = how.or_else(|| ExitStatus::of(pid, pidfd.as_ref()));
             let _ = sender.send(WatchEvent::Died { session: number, how });
         });

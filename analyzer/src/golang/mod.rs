@@ -5,6 +5,7 @@
 //!
 //! | file | job |
 //! |---|---|
+//! | [`files`] | which of the files that are mapped have Go in them |
 //! | [`layout`] | where the fields of the runtime's structs lie, by version |
 //! | [`runtime`] | the lists of spans and goroutines, found by what they look like: stripped programs have no symbols |
 //! | [`heap`] | from an address to the object that holds it |
@@ -18,8 +19,7 @@
 //! ([`Unjudged`]): its memory then only makes what it holds possibly lost.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::address::TargetRange;
@@ -28,12 +28,14 @@ use crate::target::maps::Mapping;
 use crate::target::memory::Memory;
 use crate::target::threads::ThreadState;
 
+pub mod files;
 pub mod goroutine;
 pub mod heap;
 pub mod layout;
 pub mod mark;
 pub mod runtime;
 
+use files::Files;
 use goroutine::{Goroutine, Place};
 use heap::Heap;
 use layout::Layout;
@@ -78,38 +80,23 @@ pub struct GoProcess {
 impl GoProcess {
     /// Looks for Go in every file that is mapped as code in the process of thread `tid`.
     pub fn discover(tid: i32, maps: &[Mapping], threads: &[ThreadState], memory: &dyn Memory) -> Self {
-        // The program itself is there even where its file was replaced.
-        let program = format!("/proc/{tid}/exe");
-        let program_inode = std::fs::metadata(&program).map_or(0, |data| data.ino());
-        let file_of = |mapping: &Mapping| {
-            let path = mapping.path()?;
-            match mapping.inode == program_inode {
-                true => open(Path::new(&program), mapping).or_else(|| open_below_root(tid, path, mapping)),
-                false => open_below_root(tid, path, mapping),
-            }
-        };
-        Self::discover_in(&file_of, maps, threads, memory)
+        let files = Files::of(tid);
+        Self::discover_in(&|mapping| files.go_behind(mapping), maps, threads, memory)
     }
 
-    /// Looks for Go in every file that is mapped as code; `file_of` opens the one behind a mapping.
+    /// Looks for Go in every file that is mapped as code; `go_behind` finds what there is in the file behind a mapping.
     pub fn discover_in(
-        file_of: &dyn Fn(&Mapping) -> Option<File>,
+        go_behind: &dyn Fn(&Mapping) -> Option<(File, GoImage)>,
         maps: &[Mapping],
         threads: &[ThreadState],
         memory: &dyn Memory,
     ) -> Self {
         let mut found = Self::default();
-        let mut seen: Vec<(u64, (u32, u32))> = Vec::new();
-        for mapping in maps.iter().filter(|mapping| mapping.executable) {
-            let (Some(path), key) = (mapping.path(), (mapping.inode, mapping.device)) else { continue };
-            if seen.contains(&key) {
-                continue;
-            }
-            seen.push(key);
-            let Some(file) = file_of(mapping) else { continue };
-            let Some(image) = GoImage::open(&file) else { continue };
+        for mapping in files::each_file(maps) {
+            let Some((file, image)) = go_behind(mapping) else { continue };
             let Some(bias) = image.bias(mapping.offset, mapping.range.start) else { continue };
-            let module = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = mapping.path().and_then(Path::file_name);
+            let module = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let version = image.version;
             match Self::runtime(module.clone(), &file, image, bias, threads, memory) {
                 Ok(Some(runtime)) => found.runtimes.push(runtime),
@@ -155,16 +142,4 @@ impl GoProcess {
         let pointers = image.pointers.map(moved);
         Ok(Some(GoRuntime { module, image: Arc::new(image), bias, heap, goroutines, places, pointers }))
     }
-}
-
-/// Opens the file behind a mapping by its name in the target's root.
-fn open_below_root(tid: i32, path: &Path, mapping: &Mapping) -> Option<File> {
-    open(&PathBuf::from(format!("/proc/{tid}/root")).join(path.strip_prefix("/").unwrap_or(path)), mapping)
-}
-
-/// Opens the file behind a mapping, and only that one: whatever has the name by now, nobody waits for it.
-fn open(path: &Path, mapping: &Mapping) -> Option<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
-    file.metadata().is_ok_and(|data| data.is_file() && data.ino() == mapping.inode).then_some(file)
 }

@@ -28,8 +28,11 @@ use super::saved::{self, Head, Moment};
 use super::segment::{Segment, SegmentError};
 use super::vault::{self, Vault};
 use crate::address::TargetRange;
+use crate::golang::files::Files;
 use crate::report::model::Ended;
 use crate::report::origin::Origin;
+use crate::target::maps::{self, Mapping};
+use crate::target::threads;
 
 /// How long a process may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
@@ -233,9 +236,10 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(pid: i32) -> Self {
+    /// With the mappings of the process.
+    fn of(pid: i32) -> (Self, Vec<Mapping>) {
         // The leader may be a zombie already: its files are empty.
-        let tid = crate::target::threads::live_thread(pid).unwrap_or(pid);
+        let tid = threads::live_thread(pid).unwrap_or(pid);
         let exe = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
         let argv = std::fs::read(format!("/proc/{tid}/cmdline"))
             .map(|bytes| {
@@ -244,14 +248,14 @@ impl Facts {
             })
             .unwrap_or_default();
         // The process waits for the answer: this is its memory as avleak armed.
-        let maps = crate::target::maps::read_maps(tid).unwrap_or_default();
+        let maps = maps::read_maps(tid).unwrap_or_default();
         let writable = maps.iter().filter(|mapping| mapping.writable);
         let mut writable_before: Vec<(u64, u64)> =
             writable.map(|mapping| (mapping.range.start, mapping.range.end)).collect();
         if writable_before.is_empty() {
             writable_before.push((0, u64::MAX));
         }
-        Self {
+        let facts = Self {
             exe: exe.into_os_string().into_vec(),
             argv,
             origin: origin::of(tid),
@@ -259,7 +263,8 @@ impl Facts {
             writable_before,
             identity: Identity::of(tid, &maps),
             untraced: None,
-        }
+        };
+        (facts, maps)
     }
 }
 
@@ -277,7 +282,7 @@ pub fn register(registered: Registered, trace: &Trace, traced_before: bool) -> S
     let shelf = vault.as_ref().and_then(|vault| Some(File::from(vault.try_clone().ok()?)));
     let known = shelf.as_ref().and_then(vault::meta).and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
     let is_known = known.is_some();
-    let mut facts = known.unwrap_or_else(|| Facts::of(pid));
+    let (mut facts, maps) = known.map_or_else(|| Facts::of(pid), |known| (known, Vec::new()));
     let path = |bytes: &Vec<u8>| PathBuf::from(OsString::from_vec(bytes.clone()));
     let (exe, root) = (path(&facts.exe), facts.root.as_ref().map(path));
     // The drain first: events come while the process is being seized.
@@ -296,6 +301,7 @@ pub fn register(registered: Registered, trace: &Trace, traced_before: bool) -> S
         let _ = vault::set_meta(shelf, &bytes);
     }
     answer(&connection, if facts.untraced.is_none() { ANSWER_TRACED } else { ANSWER_UNTRACED });
+    Files::look_ahead(threads::live_thread(pid).unwrap_or(pid), maps);
     let ranges = facts.writable_before.iter().map(|&(start, end)| TargetRange { start, end });
     ServerEvent::Registered(Box::new(Session {
         number,

@@ -12,7 +12,7 @@ const PAGE: u64 = 4096;
 
 /// A reader with a position of its own: the file's is not moved.
 #[derive(Debug)]
-pub(super) struct Blocks<'a> {
+pub(crate) struct Blocks<'a> {
     file: &'a File,
     position: u64,
     /// The block that was read last, and where it begins.

@@ -14,7 +14,7 @@ use avleak_wire::layout;
 
 use crate::address::TargetRange;
 
-mod blocks;
+pub(crate) mod blocks;
 pub mod demangle;
 mod dwarf;
 mod elf;

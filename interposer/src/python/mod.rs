@@ -17,11 +17,12 @@
 mod code;
 mod offsets;
 
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use avleak_wire::layout::{MAX_NODES, NODE_PYTHON, TEXT_BYTES, TEXT_FILE_BYTES, TEXT_NAME_BYTES};
 
 use crate::elf::{Dynamic, Layout};
+use crate::hot::HOT;
 use crate::intern::{self, StackFrame};
 use crate::known::Known;
 use crate::known::StackHash;
@@ -32,7 +33,7 @@ use code::Types;
 use offsets::{OWNED_BY_INTERPRETER, Offsets};
 
 /// The interpreter of this process.
-struct Interpreter {
+pub struct Interpreter {
     /// Index of its module's record + 1.
     module: u32,
     version: u32,
@@ -48,17 +49,15 @@ struct Interpreter {
     metatype: u64,
 }
 
-static INTERPRETER: AtomicPtr<Interpreter> = AtomicPtr::new(core::ptr::null_mut());
-
 /// A module was met; record `index`. Is it a Python? Under the modules' lock.
 pub fn met(layout: &Layout, dynamic: &Dynamic, index: u32, segment: &Segment) {
     let Some((runtime, _)) = dynamic.find_sized(c"_PyRuntime") else { return };
-    if INTERPRETER.load(Ordering::Relaxed).is_null() {
+    if HOT.interpreter.load(Ordering::Relaxed).is_null() {
         if !arena::has_room(1 << 20) {
             return;
         }
         if let Some(found) = interpreter(layout, dynamic, index, runtime) {
-            INTERPRETER.store(Box::into_raw(Box::new(found)), Ordering::Release);
+            HOT.interpreter.store(Box::into_raw(Box::new(found)), Ordering::Release);
         }
     }
     say(segment);
@@ -67,7 +66,7 @@ pub fn met(layout: &Layout, dynamic: &Dynamic, index: u32, segment: &Segment) {
 /// Tells the analyzer which Python there is; again after a fork, in the child's segment.
 pub fn say(segment: &Segment) {
     // SAFETY: null, or an interpreter, which is never freed.
-    if let Some(python) = unsafe { INTERPRETER.load(Ordering::Acquire).as_ref() } {
+    if let Some(python) = unsafe { HOT.interpreter.load(Ordering::Acquire).as_ref() } {
         let header = segment.header();
         header.python_readable.store(u32::from(python.offsets.is_some()), Ordering::Relaxed);
         header.python_type.store(python.metatype, Ordering::Relaxed);
@@ -150,7 +149,7 @@ impl Python {
     /// The stack with Python's functions between its C frames; as it is where there are none, or they cannot be read.
     #[inline(always)]
     pub fn join(&mut self, segment: &Segment, known: Known) -> Known {
-        let python = INTERPRETER.load(Ordering::Acquire);
+        let python = HOT.interpreter.load(Ordering::Acquire);
         if python.is_null() || known.node == 0 {
             return known;
         }

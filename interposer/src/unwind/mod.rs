@@ -131,19 +131,23 @@ impl Joins {
     }
 }
 
-/// What a thread keeps for unwinding.
+/// What a thread keeps for unwinding. What most calls need comes first.
+#[repr(C)]
 pub struct Unwinding {
+    /// Of the module tables: what is remembered belongs to it.
+    generation: u64,
     traces: Traces,
     /// The thread's own stack as far as it is known.
     own: StackRange,
-    /// It could not be asked for yet.
-    own_is_wanted: bool,
-    /// Of the module tables: what is remembered belongs to it.
-    generation: u64,
+    /// Whether an address's page belongs to FFmpeg or to its direct user: (page, answer), of one table generation.
+    flag_generation: u64,
+    flag_cache: [(u64, u32); FLAG_CACHE],
     /// With what hashes of stacks begin: the number of dlcloses so far. Who met a stack before one may have met another module's.
     seed: StackHash,
-    rules: Rules,
     joins: Joins,
+    /// It could not be asked for yet.
+    own_is_wanted: bool,
+    rules: Rules,
     frames: [Registers; DEPTH],
     /// Index of each frame's module record + 1.
     modules: [u32; DEPTH],
@@ -158,12 +162,12 @@ pub struct Unwinding {
     lookups_left: u32,
     last_refill_ns: u64,
     no_tables: Tables,
-    /// Whether an address's page belongs to FFmpeg or to its direct user: (page, answer), of one table generation.
-    flag_cache: [(u64, u32); FLAG_CACHE],
-    flag_generation: u64,
 }
 
 impl Unwinding {
+    /// Bytes at the beginning that most calls need.
+    pub const OFTEN_NEEDED: usize = core::mem::offset_of!(Unwinding, flag_generation);
+
     /// Empty.
     pub fn new() -> Self {
         Self {
@@ -212,8 +216,9 @@ impl Unwinding {
         }
     }
 
-    /// The stack of a call; node 0 where it cannot be stored.
-    #[inline(always)]
+    /// The stack of a call; node 0 where it cannot be stored. One copy for all hooks: a program that does something else between two calls has
+    /// little room for ours in the cache of instructions.
+    #[inline(never)]
     pub fn stack(&mut self, segment: &Segment, start: Registers) -> Known {
         let generation = modules::table_generation();
         if self.generation != generation {
