@@ -354,6 +354,31 @@ mod tests {
     }
 
     #[test]
+    fn both_ways_that_a_program_goes_are_expected_and_not_a_third() {
+        let stack = [9u64; 64];
+        let sp = (&raw const stack) as u64 + 128;
+        let at = |pc: u64| Registers { pc, sp, bp: 1 };
+        let mut traces = Traces::new();
+        (1..5).for_each(|pc| traces.insert(&at(pc), 9, false, &[(sp, 9)], known(pc as u32)));
+        // 1 comes each second time, and in between 2 and 3.
+        for pc in [1, 2, 1, 3, 1] {
+            assert_eq!(traces.find(&at(pc), 9), Some(known(pc as u32)));
+        }
+        for pc in [2, 3, 3, 2, 3] {
+            assert_eq!(traces.expected(&at(4)), None, "never met after 1");
+            assert_eq!(traces.expected(&at(pc)), Some(known(pc as u32)));
+            assert_eq!(traces.expected(&at(1)), Some(known(1)), "after {pc}");
+        }
+        traces.find(&at(4), 9);
+        traces.find(&at(1), 9);
+        assert_eq!(traces.expected(&at(2)), None, "the one that was met first goes");
+        assert_eq!(traces.expected(&at(3)), Some(known(3)));
+        traces.forget();
+        assert_eq!(traces.expected(&at(1)), None);
+        core::hint::black_box(&stack);
+    }
+
+    #[test]
     fn the_oldest_go_first_and_the_pool_grows_when_it_is_too_small() {
         let stack = [9u64; 64];
         let sp = (&raw const stack) as u64 + 128;
