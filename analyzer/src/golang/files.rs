@@ -106,15 +106,19 @@ fn look(path: &Path, mapping: &Mapping) -> Option<Option<(File, GoImage)>> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
     let opened = file.metadata().ok().filter(is_it)?;
-    let Some(image) = GoImage::open(&file) else {
-        let mut known = without_go();
-        if known.len() >= MOST {
-            known.clear();
+    match GoImage::look(&file) {
+        Ok(Some(image)) => Some(Some((file, image))),
+        Ok(None) => {
+            let mut known = without_go();
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert(Content::of(&opened));
+            Some(None)
         }
-        known.insert(Content::of(&opened));
-        return Some(None);
-    };
-    Some(Some((file, image)))
+        // What could not be read is looked at again.
+        Err(_) => Some(None),
+    }
 }
 
 #[cfg(test)]
@@ -134,12 +138,15 @@ mod tests {
             mapping
         };
         let is_known = || without_go().contains(&Content::of(&std::fs::metadata(&path).expect("the file")));
-        std::fs::write(&path, "no ELF file").expect("written");
-        assert!(!is_known());
+        let program = std::fs::read("/bin/true").expect("a small program");
+        std::fs::write(&path, &program[..100]).expect("written");
+        assert!(matches!(look(&path, &mapping_of(&path)), Some(None)));
+        assert!(!is_known(), "what makes no sense may be looked at while it is written");
+        std::fs::write(&path, &program).expect("written");
         assert!(matches!(look(&path, &mapping_of(&path)), Some(None)));
         assert!(is_known());
         std::thread::sleep(std::time::Duration::from_millis(20));
-        std::fs::write(&path, "no ELF file").expect("written again");
+        std::fs::write(&path, &program).expect("written again");
         assert!(!is_known(), "it may be another now");
         let other = folder.path().join("other");
         std::fs::write(&other, "").expect("written");

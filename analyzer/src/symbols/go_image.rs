@@ -54,7 +54,15 @@ pub struct GoImage {
 impl GoImage {
     /// Reads `file`; `None` where there is no Go code in it that is understood.
     pub fn open(file: &File) -> Option<Self> {
-        Self::read(file).ok().flatten()
+        Self::look(file).ok().flatten()
+    }
+
+    /// The same, and whether it is certain.
+    ///
+    /// # Errors
+    /// The file cannot be read, or makes no sense: a clause.
+    pub fn look(file: &File) -> Result<Option<Self>, String> {
+        Self::read(file).map_err(|error| error.to_string())
     }
 
     fn read(file: &File) -> Result<Option<Self>, ElfError> {
