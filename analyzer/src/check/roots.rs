@@ -7,8 +7,10 @@ use super::descriptor_aarch64::{dead_stacks, stack_block};
 use super::{Motion, go, heap};
 use crate::address::TargetRange;
 use crate::golang::GoProcess;
+#[cfg(target_arch = "x86_64")]
+use crate::reach::LARGE;
 use crate::reach::roots::{RED_ZONE, RootSources, StackRange, WritableRange};
-use crate::reach::{Block, LARGE, Register, RootRange};
+use crate::reach::{Block, Register, RootRange};
 use crate::session::drain::Drained;
 use crate::target::maps::Mapping;
 use crate::target::memory::Memory;
