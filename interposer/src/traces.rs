@@ -172,7 +172,7 @@ impl Traces {
 
     /// The record at `position` came after the one found last, in which that is kept in place of what came first.
     #[inline(always)]
-    fn came_after(&self, position: u64) {
+    fn came_after(&mut self, position: u64) {
         if !self.is_whole(self.last) {
             return;
         }

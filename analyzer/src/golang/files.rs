@@ -1,7 +1,7 @@
 //! The files that a process maps as code, and which of them have Go in them.
 //!
 //! Hardly one has, of the two hundred that FFmpeg brings, and to find that out each is opened and read in two places: 5 ms for which a process
-//! that is checked at its end would stand still, and several times that for a check of one that lives. So files are looked
+//! that is checked at its end would stand still, and as much work again for each scan of one that lives. So files are looked
 //! at ahead, while the process runs, and those without Go are remembered: by what changes when their content does, for the number of a
 //! file that is gone is given to another.
 
@@ -17,7 +17,7 @@ use crate::target::maps::Mapping;
 
 /// Files that are remembered; then all are forgotten.
 const MOST: usize = 20_000;
-/// What is looked at ahead takes the processor from nobody.
+/// What is looked at ahead goes behind everything else.
 const NICE: i32 = 19;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
